@@ -1,0 +1,5 @@
+"""Start the node: `python -m hobot_llamacpp_py --ros-args -p name:=value ...`."""
+
+from hobot_llamacpp_py.ros.node import main
+
+main()

@@ -1,0 +1,42 @@
+"""Plain settings of the engine: no ROS in here, every field has llama.cpp's meaning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ['ChatConfig', 'DecoderConfig', 'SamplingConfig']
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """How the text decoder's context is built."""
+
+    n_ctx: int = 4096
+    n_ubatch: int = 512
+    n_threads: int = 8
+    flash_attn: Literal['auto', 'on', 'off'] = 'auto'
+    kv_cache_type: str = 'f16'
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How the next token is picked; temperature 0 is greedy, seed -1 is random."""
+
+    temperature: float = 0.5
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    repeat_penalty: float = 1.0
+    repeat_last_n: int = 64
+    seed: int = -1
+
+
+@dataclass(frozen=True)
+class ChatConfig:
+    """How a conversation is kept and how long an answer may be."""
+
+    system_prompt: str = 'You are a helpful assistant.'
+    history_turns: int = -1
+    max_tokens: int = 256
+    sampling: SamplingConfig = SamplingConfig()

@@ -1,0 +1,1 @@
+"""The inference engine: pictures and questions in, pieces of text out. It knows nothing of ROS."""

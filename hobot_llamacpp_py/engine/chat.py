@@ -1,0 +1,65 @@
+"""A conversation: it remembers the turns and asks the engine the next question."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hobot_llamacpp_py.config import ChatConfig
+from hobot_llamacpp_py.engine.decoder import CancelToken
+from hobot_llamacpp_py.engine.engine import Answer, Engine, Request
+from hobot_llamacpp_py.engine.prompt_format import Turn
+from hobot_llamacpp_py.vision.picture import Picture
+
+__all__ = ['Chat']
+
+
+class Chat:
+    """A conversation with an engine.
+
+    Args:
+        engine: answers the questions; several chats may share one.
+        config: system prompt, length of the history, sampling; may be replaced at any time.
+    """
+
+    def __init__(self, engine: Engine, config: ChatConfig = ChatConfig()) -> None:
+        self.config = config
+        self.engine = engine
+        self.turns: tuple[Turn, ...] = ()
+        self._resets = 0
+
+    def ask(
+        self, question: str, picture: Picture | None = None, cancel: CancelToken | None = None
+    ) -> Answer:
+        """Ask a question, about a picture if one is given.
+
+        A picture that the conversation is about already is not shown again. The turn joins the
+        history when its answer has ended and says something, also after a cancel.
+        """
+        n = self.config.history_turns
+        turns = self.turns if n < 0 else self.turns[len(self.turns) - n :] if n else ()
+        newest = next((turn.image for turn in reversed(turns) if turn.image is not None), None)
+        if picture is not None and newest is not None and newest.key == picture.key:
+            picture = None
+        answer = self.engine.generate(
+            Request(
+                turns=(*turns, Turn(question, picture)),
+                system=self.config.system_prompt,
+                max_tokens=self.config.max_tokens,
+                sampling=self.config.sampling,
+            ),
+            cancel,
+        )
+        answer.pieces = self._remember(answer, answer.pieces, self._resets)
+        return answer
+
+    def reset(self) -> None:
+        """Forget the conversation, an answer that is just being given included."""
+        self._resets += 1
+        self.turns = ()
+
+    def _remember(self, answer: Answer, pieces: Iterator[str], resets: int) -> Iterator[str]:
+        yield from pieces
+        if answer.tokens and resets == self._resets:
+            *earlier, last = answer.turns
+            given = Turn(last.question, last.image, tuple(answer.tokens))
+            self.turns = (*earlier, given)

@@ -1,0 +1,402 @@
+"""The text decoder: tokens and embeddings in, sampled tokens out, over llama.cpp's C API.
+
+One model, one context, one sequence. All ctypes of llama.cpp live here. Not thread-safe; only a
+`CancelToken` may be set from any thread at any time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Union
+
+import llama_cpp
+import numpy as np
+import numpy.typing as npt
+
+from hobot_llamacpp_py.config import DecoderConfig, SamplingConfig
+from hobot_llamacpp_py.engine.prompt_format import Special, Text
+from hobot_llamacpp_py.errors import Cancelled, InferenceError, ModelFileError
+
+__all__ = ['CancelToken', 'Decoder', 'Sampler', 'Segment']
+
+log = logging.getLogger(__name__)
+
+# What `prefill` takes: token ids, or image embeddings float32 [n_tokens, n_embd].
+Segment = Union[Sequence[int], npt.NDArray[np.float32]]
+
+KV_CACHE_TYPES = {
+    'f32': llama_cpp.GGML_TYPE_F32,
+    'f16': llama_cpp.GGML_TYPE_F16,
+    'q8_0': llama_cpp.GGML_TYPE_Q8_0,
+    'q4_0': llama_cpp.GGML_TYPE_Q4_0,
+}
+FLASH_ATTN_TYPES = {
+    'auto': llama_cpp.LLAMA_FLASH_ATTN_TYPE_AUTO,
+    'on': llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+    'off': llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+}
+_ABORTED = 2  # llama_decode's return code
+_NOT_PLAIN = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
+_INT32_P = ctypes.POINTER(ctypes.c_int32)
+_INT8_P = ctypes.POINTER(ctypes.c_int8)
+_FLOAT_P = ctypes.POINTER(ctypes.c_float)
+
+# llama.cpp asks `bool callback(void *data)` between any two operations whether to stop. The C
+# library's strlen answers that: non-zero if and only if the first byte at `data` is set. No
+# Python runs inside a decode, so the question costs nothing and never waits for the GIL.
+_abort_if_set = ctypes.cast(ctypes.CDLL(None).strlen, llama_cpp.ggml_abort_callback)
+
+_errors: list[str] = []
+
+
+@llama_cpp.llama_log_callback
+def _on_llama_log(level: int, text: bytes, _: Any) -> None:
+    message = text.decode('utf-8', 'replace').rstrip()
+    if level == 3:  # GGML_LOG_LEVEL_ERROR
+        _errors.append(message)
+        del _errors[:-8]
+    if message:
+        log.debug('llama.cpp: %s', message)
+
+
+class CancelToken:
+    """Cancels one request: within a token, also in the middle of a prefill, from any thread."""
+
+    def __init__(self) -> None:
+        self.flag = ctypes.create_string_buffer(2)
+
+    def set(self) -> None:
+        """Cancel the request."""
+        self.flag[0] = b'\x01'
+
+    def is_set(self) -> bool:
+        """Tell whether the request was cancelled."""
+        return self.flag[0] != b'\x00'
+
+
+class Decoder:
+    """A GGUF model with a llama.cpp context whose KV cache holds one sequence.
+
+    Args:
+        path: the GGUF file.
+        config: context size, threads and cache type.
+
+    Raises:
+        ModelFileError: the file is no GGUF text model that llama.cpp can load.
+    """
+
+    def __init__(self, path: str | Path, config: DecoderConfig = DecoderConfig()) -> None:
+        self._model = self._context = None
+        self.path = Path(path)
+        self.n_threads = min(config.n_threads, len(os.sched_getaffinity(0)))
+        llama_cpp.llama_log_set(_on_llama_log, ctypes.c_void_p(0))
+        llama_cpp.llama_backend_init()
+        self._load_model()
+        self._open_context(config)
+        self.n_past = 0
+        """Positions that the KV cache holds."""
+        self._pieces: dict[int, bytes] = {}
+        self._buffer = ctypes.create_string_buffer(1024)
+
+    def _load_model(self) -> None:
+        try:
+            with self.path.open('rb') as file:
+                magic = file.read(4)
+        except OSError as error:
+            raise ModelFileError(f'{self.path}: {error.strerror}') from None
+        if magic != b'GGUF':
+            raise ModelFileError(
+                f'{self.path} is not a GGUF file (it starts with {magic!r});'
+                ' download it again, a git-lfs pointer or an error page may stand in its place'
+            )
+        _errors.clear()
+        params = llama_cpp.llama_model_default_params()
+        self._model = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
+        if not self._model:
+            raise ModelFileError(f'llama.cpp cannot load {self.path}: {_last_error()}')
+        self._vocab = llama_cpp.llama_model_get_vocab(self._model)
+        self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
+        self.n_embd: int = llama_cpp.llama_model_n_embd(self._model)
+        if not llama_cpp.llama_model_has_decoder(self._model) or not self.n_vocab:
+            raise ModelFileError(f'{self.path} is a GGUF file, but not of a text decoder')
+
+    def _open_context(self, config: DecoderConfig) -> None:
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = params.n_batch = config.n_ctx
+        params.n_ubatch = min(config.n_ubatch, config.n_ctx)
+        params.n_threads = params.n_threads_batch = self.n_threads
+        params.flash_attn_type = FLASH_ATTN_TYPES[config.flash_attn]
+        params.type_k = params.type_v = KV_CACHE_TYPES[config.kv_cache_type]
+        params.no_perf = True
+        _errors.clear()
+        self._context = llama_cpp.llama_init_from_model(self._model, params)
+        if not self._context:
+            reason = _last_error()
+            self.close()
+            raise ModelFileError(
+                f'llama.cpp cannot make a context of n_ctx {config.n_ctx} for {self.path}: {reason}'
+            )
+        self._memory = llama_cpp.llama_get_memory(self._context)
+        self.n_ctx: int = llama_cpp.llama_n_ctx(self._context)
+        self.cancel_on(CancelToken())
+
+        # Prepared once, so that a decode step only writes two integers.
+        self._positions = np.arange(self.n_ctx, dtype=np.int32)
+        self._no_logits = np.zeros(self.n_ctx, np.int8)
+        self._token, self._position = (ctypes.c_int32 * 1)(), (ctypes.c_int32 * 1)()
+        self._step = llama_cpp.llama_batch(n_tokens=1, token=self._token, pos=self._position)
+
+    # -- vocabulary ------------------------------------------------------------------------------
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja chat template in the GGUF's metadata, if any."""
+        text: bytes | None = llama_cpp.llama_model_chat_template(self._model, None)
+        return text.decode() if text else None
+
+    @property
+    def bos(self) -> str:
+        """Text of the beginning-of-sequence token, empty if there is none."""
+        return self._text_or_empty(llama_cpp.llama_vocab_bos(self._vocab))
+
+    @property
+    def eos(self) -> str:
+        """Text of the end-of-sequence token, empty if there is none."""
+        return self._text_or_empty(llama_cpp.llama_vocab_eos(self._vocab))
+
+    @property
+    def bos_id(self) -> int | None:
+        """The token that every prompt of this model must begin with, or None."""
+        if not llama_cpp.llama_vocab_get_add_bos(self._vocab):
+            return None
+        return int(llama_cpp.llama_vocab_bos(self._vocab))
+
+    def special_id(self, text: str) -> int | None:
+        """Return the id of the special token whose text is exactly this, or None."""
+        ids = self._tokenize(text, parse_special=True)
+        if len(ids) != 1 or not self._is_special(ids[0]):
+            return None
+        return ids[0]
+
+    def tokenize(self, text: str) -> list[int]:
+        """Tokenise plain text: no part of it becomes a special token, whatever it contains."""
+        ids = self._tokenize(text, parse_special=False)
+        for token in ids:
+            # llama.cpp matches USER_DEFINED tokens even without parse_special: cut through them.
+            special = self._token_text(token) if self._is_special(token) else ''
+            at = text.find(special) if len(special) > 1 and not special.isspace() else -1
+            if at >= 0:
+                return self.tokenize(text[: at + 1]) + self.tokenize(text[at + 1 :])
+        return ids
+
+    def split_special(self, text: str) -> list[Special | Text]:
+        """Split a trusted text, such as a rendered template, at its special tokens."""
+        parts: list[Special | Text] = []
+        for token in self._tokenize(text, parse_special=True):
+            special = self._token_text(token) if self._is_special(token) else ''
+            head, found, tail = text.partition(special) if special else ('', '', '')
+            if found:
+                parts += [Text(head), Special(special)]
+                text = tail
+        return [*parts, Text(text)]
+
+    def piece(self, token: int) -> bytes:
+        """Return the bytes of a token as text; empty for a control token."""
+        piece = self._pieces.get(token)
+        if piece is None:
+            piece = self._pieces[token] = self._to_piece(token, special=False)
+        return piece
+
+    def is_end(self, token: int) -> bool:
+        """Tell whether a token ends generation."""
+        return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
+
+    def _tokenize(self, text: str, *, parse_special: bool) -> list[int]:
+        data = text.encode('utf-8', 'replace')
+        size = len(data) + 8
+        ids = (ctypes.c_int32 * size)()
+        n = llama_cpp.llama_tokenize(
+            self._vocab, data, len(data), ids, size, False, parse_special
+        )
+        if n < 0:
+            raise InferenceError(f'llama.cpp cannot tokenise {text[:40]!r}')
+        return ids[:n]
+
+    def _is_special(self, token: int) -> bool:
+        return bool(llama_cpp.llama_vocab_get_attr(self._vocab, token) & _NOT_PLAIN)
+
+    def _token_text(self, token: int) -> str:
+        return self._to_piece(token, special=True).decode('utf-8', 'replace')
+
+    def _text_or_empty(self, token: int) -> str:
+        return self._token_text(token) if token >= 0 else ''
+
+    def _to_piece(self, token: int, *, special: bool) -> bytes:
+        buffer = self._buffer
+        n = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, special)
+        if n < 0:
+            buffer = ctypes.create_string_buffer(-n)
+            n = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, -n, 0, special)
+        return buffer.raw[:n]
+
+    # -- KV cache --------------------------------------------------------------------------------
+
+    def prefill(self, segments: Sequence[Segment]) -> None:
+        """Decode segments at the positions that follow what the KV cache holds.
+
+        Only the last token of the last segment yields logits for `Sampler.sample`. If this
+        raises, the KV cache holds what it held before.
+
+        Raises:
+            Cancelled: the token of `cancel_on` was set.
+            InferenceError: llama.cpp failed, or the segments do not fit the context.
+        """
+        before = self.n_past
+        try:
+            for i, segment in enumerate(segments):
+                self._prefill_segment(segment, wants_logits=i == len(segments) - 1)
+        except BaseException:
+            self.trim(before)
+            raise
+
+    def _prefill_segment(self, segment: Segment, *, wants_logits: bool) -> None:
+        n = len(segment)
+        if self.n_past + n > self.n_ctx:
+            raise InferenceError(
+                f'{n} more positions do not fit the context ({self.n_past} of {self.n_ctx} used)'
+            )
+        if isinstance(segment, np.ndarray):
+            if segment.shape != (n, self.n_embd):
+                raise InferenceError(
+                    f'the image embeddings have shape {segment.shape}, the decoder takes'
+                    f' ({n}, {self.n_embd})'
+                )
+            data = np.ascontiguousarray(segment, np.float32)
+            batch = llama_cpp.llama_batch(n_tokens=n, embd=data.ctypes.data_as(_FLOAT_P))
+        else:
+            ids = (ctypes.c_int32 * n)(*segment)
+            batch = llama_cpp.llama_batch(n_tokens=n, token=ids)
+        batch.pos = self._positions[self.n_past :].ctypes.data_as(_INT32_P)
+        if not wants_logits:
+            # Without flags llama.cpp computes the last position's logits: a whole output layer.
+            batch.logits = self._no_logits.ctypes.data_as(_INT8_P)
+        self._decode(batch)
+
+    def decode(self, token: int) -> None:
+        """Decode one sampled token; its logits are then ready for `Sampler.sample`."""
+        if self.n_past >= self.n_ctx:
+            raise InferenceError(f'the context of {self.n_ctx} positions is full')
+        self._token[0] = token
+        self._position[0] = self.n_past
+        self._decode(self._step)
+
+    def _decode(self, batch: Any) -> None:
+        code = llama_cpp.llama_decode(self._context, batch)
+        if code == 0:
+            self.n_past += batch.n_tokens
+            return
+        # Some of the batch may have been processed: forget it, so that n_past stays the truth.
+        self.trim(self.n_past)
+        if code == _ABORTED:
+            raise Cancelled('the request was cancelled')
+        raise InferenceError(f'llama_decode failed with code {code}: {_last_error()}')
+
+    def trim(self, n_keep: int) -> int:
+        """Drop all positions from `n_keep` on; return how many are dropped.
+
+        A model whose memory cannot drop a tail (recurrent, hybrid) is emptied instead: look at
+        `n_past` for what is left.
+        """
+        before = self.n_past
+        if llama_cpp.llama_memory_seq_rm(self._memory, 0, n_keep, -1):
+            self.n_past = min(before, n_keep)
+        else:
+            llama_cpp.llama_memory_clear(self._memory, True)
+            self.n_past = 0
+        return before - self.n_past
+
+    def logits(self) -> npt.NDArray[np.float32]:
+        """Copy the logits of the last decoded position, float32 [n_vocab]."""
+        pointer = llama_cpp.llama_get_logits_ith(self._context, -1)
+        return np.ctypeslib.as_array(pointer, shape=(self.n_vocab,)).copy()
+
+    def cancel_on(self, token: CancelToken) -> None:
+        """Make decodes raise `Cancelled` from when the token is set."""
+        self._cancel = token  # llama.cpp keeps only a pointer to its flag
+        llama_cpp.llama_set_abort_callback(self._context, _abort_if_set, token.flag)
+
+    # -- lifetime --------------------------------------------------------------------------------
+
+    def sampler(self, config: SamplingConfig) -> Sampler:
+        """Make a sampler chain for this decoder; the caller closes it."""
+        return Sampler(self._context, self.n_vocab, config)
+
+    def close(self) -> None:
+        """Free context and model; closing again does no harm."""
+        if self._context:
+            llama_cpp.llama_free(self._context)
+            self._context = None
+        if self._model:
+            llama_cpp.llama_model_free(self._model)
+            self._model = None
+
+    def __enter__(self) -> Decoder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Sampler:
+    """A sampler chain in llama.cpp: made once for a configuration, then called for each token."""
+
+    def __init__(self, context: Any, n_vocab: int, config: SamplingConfig) -> None:
+        self.config = config
+        self._context = context
+        self._chain = llama_cpp.llama_sampler_chain_init(
+            llama_cpp.llama_sampler_chain_default_params()
+        )
+        for link in self._links(config, n_vocab):
+            llama_cpp.llama_sampler_chain_add(self._chain, link)
+
+    @staticmethod
+    def _links(config: SamplingConfig, n_vocab: int) -> list[Any]:
+        links = []
+        if config.repeat_penalty != 1.0 and config.repeat_last_n != 0:
+            links += [
+                llama_cpp.llama_sampler_init_penalties(
+                    n_vocab, config.repeat_last_n, config.repeat_penalty, 0.0, 0.0
+                )
+            ]
+        if config.temperature <= 0:
+            return [*links, llama_cpp.llama_sampler_init_greedy()]
+        return [
+            *links,
+            llama_cpp.llama_sampler_init_top_k(config.top_k),
+            llama_cpp.llama_sampler_init_top_p(config.top_p, 1),
+            llama_cpp.llama_sampler_init_min_p(config.min_p, 1),
+            llama_cpp.llama_sampler_init_temp(config.temperature),
+            llama_cpp.llama_sampler_init_dist(config.seed & 0xFFFFFFFF),
+        ]
+
+    def sample(self) -> int:
+        """Pick the next token from the last decoded position's logits and accept it."""
+        return int(llama_cpp.llama_sampler_sample(self._chain, self._context, -1))
+
+    def reset(self) -> None:
+        """Forget accepted tokens and start the random numbers again from the seed."""
+        llama_cpp.llama_sampler_reset(self._chain)
+
+    def close(self) -> None:
+        """Free the chain; closing again does no harm."""
+        if self._chain:
+            llama_cpp.llama_sampler_free(self._chain)
+            self._chain = None
+
+
+def _last_error() -> str:
+    return _errors[-1] if _errors else 'no reason given'

@@ -1,0 +1,358 @@
+"""The engine: a conversation in, pieces of text out.
+
+It turns a request into elements (text tokens and whole images), keeps what the KV cache already
+holds of them, encodes and decodes the rest, and samples the answer. One thread at a time; only
+a `CancelToken` may be set from another.
+"""
+
+from __future__ import annotations
+
+import codecs
+import itertools
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from hobot_llamacpp_py.config import DecoderConfig, SamplingConfig
+from hobot_llamacpp_py.engine.decoder import CancelToken, Decoder, Sampler, Segment
+from hobot_llamacpp_py.engine.kv_prefix import (
+    Element,
+    ImageSpan,
+    common_prefix,
+    count_positions,
+)
+from hobot_llamacpp_py.engine.prompt_format import (
+    ChatTemplateFormat,
+    Image,
+    PromptFormat,
+    Special,
+    Text,
+    Turn,
+    vlm_format,
+)
+from hobot_llamacpp_py.engine.repetition import RepetitionGuard
+from hobot_llamacpp_py.errors import Cancelled, ModelFileError, PromptError
+from hobot_llamacpp_py.vision.encoder import VisionEncoder, open_encoder
+from hobot_llamacpp_py.vision.picture import Picture
+from hobot_llamacpp_py.vision.preprocess import ResizeMode, fit, normalise
+
+__all__ = ['Answer', 'Engine', 'FinishReason', 'Request', 'Stats']
+
+FinishReason = Literal['', 'stop', 'length', 'context', 'repetition', 'cancelled']
+
+
+@dataclass(frozen=True)
+class Request:
+    """A conversation whose last turn is to be answered."""
+
+    turns: tuple[Turn, ...]
+    system: str = ''
+    max_tokens: int = 256
+    sampling: SamplingConfig = SamplingConfig()
+
+
+@dataclass
+class Stats:
+    """What an answer cost; times in seconds, counts in positions of the KV cache."""
+
+    encode_s: float = 0.0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    first_token_s: float = 0.0
+    reused: int = 0
+    prefilled: int = 0
+    decoded: int = 0
+
+
+@dataclass
+class Answer:
+    """An answer in the making: iterate over it for pieces of text as they are decoded.
+
+    After the iteration `text` is the whole answer, `tokens` its token ids, `finish` why it ended.
+    """
+
+    pieces: Iterator[str] = field(repr=False, default=iter(()))
+    text: str = ''
+    tokens: list[int] = field(default_factory=list)
+    finish: FinishReason = ''
+    turns: tuple[Turn, ...] = ()
+    """The turns that were sent: the oldest may have been dropped to fit the context."""
+    stats: Stats = field(default_factory=Stats)
+
+    def __iter__(self) -> Iterator[str]:
+        return self.pieces
+
+
+class Engine:
+    """A text decoder with, for pictures, a vision encoder.
+
+    Args:
+        decoder: the text decoder; the engine closes it.
+        encoder: the vision encoder, or None for text chat; the engine closes it.
+        model_type: 0 InternVL, 1 SmolVLM2: the prompt format for pictures. Text chat goes by the
+            GGUF's own chat template.
+        resize_mode: how a picture is brought to the encoder's input size.
+        embedding_cache_size: pictures whose embeddings are kept.
+
+    Raises:
+        ModelFileError: the models do not fit each other or the model type.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        encoder: VisionEncoder | None = None,
+        model_type: int = 0,
+        resize_mode: ResizeMode = 'letterbox',
+        embedding_cache_size: int = 4,
+    ) -> None:
+        self.decoder, self.encoder = decoder, encoder
+        self._resize_mode: ResizeMode = resize_mode
+        self._embeddings: OrderedDict[str, npt.NDArray[np.float32]] = OrderedDict()
+        self._embedding_cache_size = embedding_cache_size
+        self._cached: list[Element] = []
+        self._sampler: Sampler | None = None
+        self._format: PromptFormat
+        if encoder is None:
+            self._format = ChatTemplateFormat(
+                decoder, decoder.chat_template, decoder.bos, decoder.eos
+            )
+            return
+        self._format = vlm_format(model_type, decoder)
+        if encoder.n_embd != decoder.n_embd:
+            raise ModelFileError(
+                f'the encoder gives image tokens of width {encoder.n_embd}, but {decoder.path.name}'
+                f' takes {decoder.n_embd}: they belong to different models'
+            )
+
+    @classmethod
+    def open(
+        cls,
+        llm: str | Path,
+        encoder: str | Path | None = None,
+        *,
+        model_type: int = 0,
+        encoder_backend: str = 'auto',
+        config: DecoderConfig = DecoderConfig(),
+        resize_mode: ResizeMode = 'letterbox',
+        embedding_cache_size: int = 4,
+    ) -> Engine:
+        """Load the models and make an engine; on failure nothing stays loaded.
+
+        Args:
+            llm: the decoder's GGUF file.
+            encoder: the vision encoder's file, or None for text chat.
+        """
+        decoder, vision = Decoder(llm, config), None
+        try:
+            if encoder is not None:
+                # The wrong vocabulary is found before an encoder is loaded, which may take long.
+                vlm_format(model_type, decoder)
+                vision = open_encoder(encoder, model_type, encoder_backend, decoder.n_threads)
+            return cls(decoder, vision, model_type, resize_mode, embedding_cache_size)
+        except BaseException:
+            decoder.close()
+            if vision is not None:
+                vision.close()
+            raise
+
+    def picture(self, bgr: npt.NDArray[np.uint8]) -> Picture:
+        """Fit a BGR picture [h, w, 3] to the encoder and give it an identity."""
+        if self.encoder is None:
+            raise PromptError('a text chat takes no pictures')
+        return Picture.of(fit(bgr, self.encoder.spec, self._resize_mode))
+
+    def generate(self, request: Request, cancel: CancelToken | None = None) -> Answer:
+        """Answer the last turn of a request.
+
+        Work begins with the iteration over the answer. A cancelled answer ends early and keeps
+        what was said; whatever happens, the next request finds a consistent engine.
+
+        Raises:
+            PromptError: the request does not fit the context, even without earlier turns.
+            InferenceError: while iterating, the encoder or the decoder failed.
+        """
+        turns, elements = self._fit_context(request)
+        answer = Answer(turns=turns)
+        answer.pieces = self._run(request, elements, answer, cancel or CancelToken())
+        return answer
+
+    def reset(self) -> None:
+        """Empty the KV cache; the embeddings of pictures stay."""
+        self._trim(0)
+
+    def close(self) -> None:
+        """Free the models; closing again does no harm."""
+        if self._sampler is not None:
+            self._sampler.close()
+            self._sampler = None
+        self.decoder.close()
+        if self.encoder is not None:
+            self.encoder.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- one request -----------------------------------------------------------------------------
+
+    def _run(
+        self, request: Request, elements: list[Element], answer: Answer, cancel: CancelToken
+    ) -> Iterator[str]:
+        started = time.perf_counter()
+        decoder, stats = self.decoder, answer.stats
+        decoder.cancel_on(cancel)
+        try:
+            # 1. Keep what the KV cache holds already, decode the rest.
+            self._prefill(elements, stats, cancel)
+            # 2. Sample until the model, the limits or the user end the answer.
+            sampler = self._sampler_for(request.sampling)
+            utf8 = codecs.getincrementaldecoder('utf-8')('replace')
+            guard = RepetitionGuard()
+            shown_tokens = 0
+            decode_started = time.perf_counter()
+            while True:
+                token = sampler.sample()
+                if not answer.tokens:
+                    stats.first_token_s = time.perf_counter() - started
+                if decoder.is_end(token):
+                    answer.finish = 'stop'
+                    break
+                answer.tokens.append(token)
+                piece = guard.feed(utf8.decode(decoder.piece(token)))
+                if piece:
+                    shown_tokens = len(answer.tokens)
+                    answer.text += piece
+                    yield piece
+                if guard.repeated:
+                    answer.finish = 'repetition'
+                    break
+                if len(answer.tokens) >= request.max_tokens:
+                    answer.finish = 'length'
+                    break
+                if decoder.n_past >= decoder.n_ctx:
+                    answer.finish = 'context'
+                    break
+                decoder.decode(token)
+                self._cached.append(token)
+                stats.decoded += 1
+        except Cancelled:
+            answer.finish = 'cancelled'
+        else:
+            stats.decode_s = time.perf_counter() - decode_started
+            if piece := guard.finish():
+                shown_tokens = len(answer.tokens)
+                answer.text += piece
+                yield piece
+            if guard.repeated:
+                answer.finish = 'repetition'
+                # The model shall not read its own repetition in the next turn.
+                del answer.tokens[shown_tokens:]
+
+    def _prefill(self, elements: list[Element], stats: Stats, cancel: CancelToken) -> None:
+        keep = common_prefix(self._cached, elements)
+        self._trim(keep)
+        rest = elements[len(self._cached) :]
+        stats.reused = count_positions(self._cached)
+        started = time.perf_counter()
+        segments = [self._segment(group) for group in _grouped(rest)]
+        stats.encode_s = time.perf_counter() - started
+        if cancel.is_set():  # while the encoder ran, which cannot be interrupted
+            raise Cancelled('the request was cancelled')
+        started = time.perf_counter()
+        self.decoder.prefill(segments)
+        self._cached += rest
+        stats.prefill_s = time.perf_counter() - started
+        stats.prefilled = count_positions(rest)
+
+    def _trim(self, n_elements: int) -> None:
+        """Keep the first elements in the KV cache, or none where the model cannot drop a tail."""
+        del self._cached[n_elements:]
+        self.decoder.trim(count_positions(self._cached))
+        if self.decoder.n_past == 0:
+            self._cached.clear()
+
+    def _segment(self, group: list[Element]) -> Segment:
+        first = group[0]
+        if isinstance(first, ImageSpan):
+            return self._encode(first.picture)
+        return [token for token in group if isinstance(token, int)]
+
+    def _encode(self, picture: Picture) -> npt.NDArray[np.float32]:
+        """Return a picture's embeddings, from the cache of the last few where they are there."""
+        assert self.encoder is not None
+        embeddings = self._embeddings.get(picture.key)
+        if embeddings is None:
+            embeddings = self.encoder.encode(normalise(picture.pixels, self.encoder.spec))
+            self._embeddings[picture.key] = embeddings
+            while len(self._embeddings) > max(1, self._embedding_cache_size):
+                self._embeddings.popitem(last=False)
+        self._embeddings.move_to_end(picture.key)
+        return embeddings
+
+    def _sampler_for(self, config: SamplingConfig) -> Sampler:
+        if self._sampler is None or self._sampler.config != config:
+            if self._sampler is not None:
+                self._sampler.close()
+            self._sampler = self.decoder.sampler(config)
+        self._sampler.reset()
+        return self._sampler
+
+    # -- prompt ----------------------------------------------------------------------------------
+
+    def _fit_context(self, request: Request) -> tuple[tuple[Turn, ...], list[Element]]:
+        """Render a request, without its oldest turns where the answer would have no room."""
+        turns = request.turns
+        while True:
+            elements = self._elements(request.system, turns)
+            n = count_positions(elements)
+            if n + request.max_tokens <= self.decoder.n_ctx or len(turns) == 1:
+                break
+            oldest, following = turns[0], turns[1]
+            if oldest.image is not None and all(turn.image is None for turn in turns[1:]):
+                # The newest picture stays: it moves to the next turn.
+                following = replace(following, image=oldest.image)
+            turns = (following, *turns[2:])
+        if n >= self.decoder.n_ctx:
+            raise PromptError(
+                f'the prompt takes {n} positions, the context has {self.decoder.n_ctx}:'
+                ' shorten it or raise n_ctx'
+            )
+        return turns, elements
+
+    def _elements(self, system: str, turns: Sequence[Turn]) -> list[Element]:
+        elements: list[Element] = []
+        for part in self._format.render(system, turns):
+            if isinstance(part, Special):
+                token = self.decoder.special_id(part.text)
+                elements += self.decoder.tokenize(part.text) if token is None else [token]
+            elif isinstance(part, Text):
+                elements += self.decoder.tokenize(part.text)
+            elif isinstance(part, Image):
+                assert self.encoder is not None
+                span = ImageSpan(part.picture.key, self.encoder.n_tokens, part.picture)
+                elements.append(span)
+            else:
+                elements += part.ids
+        bos = self.decoder.bos_id
+        if bos is not None and elements[:1] != [bos]:
+            elements.insert(0, bos)
+        return elements
+
+
+def _grouped(elements: Sequence[Element]) -> Iterator[list[Element]]:
+    """Split elements into runs of text tokens and single images."""
+    for is_text, group in itertools.groupby(elements, lambda element: isinstance(element, int)):
+        if is_text:
+            yield list(group)
+        else:
+            for image in group:
+                yield [image]

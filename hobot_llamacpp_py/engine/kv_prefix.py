@@ -1,0 +1,40 @@
+"""What the KV cache holds, what a prompt needs, and where the two part.
+
+Both are lists of elements: text tokens and whole images. A cut never falls inside an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Union
+
+from hobot_llamacpp_py.vision.picture import Picture
+
+__all__ = ['Element', 'ImageSpan', 'common_prefix', 'count_positions']
+
+
+@dataclass(frozen=True)
+class ImageSpan:
+    """A picture's tokens in a prompt; equal if the picture's key is."""
+
+    key: str
+    n_tokens: int
+    picture: Picture = field(compare=False, repr=False)
+
+
+Element = Union[int, ImageSpan]
+
+
+def count_positions(elements: Iterable[Element]) -> int:
+    """Return how many positions of the KV cache the elements take."""
+    return sum(1 if isinstance(element, int) else element.n_tokens for element in elements)
+
+
+def common_prefix(cached: Sequence[Element], wanted: Sequence[Element]) -> int:
+    """Return how many leading elements of `wanted` need no decoding.
+
+    The last element is always decoded again: sampling needs its logits.
+    """
+    limit = min(len(cached), len(wanted) - 1)
+    return next((i for i in range(limit) if cached[i] != wanted[i]), max(limit, 0))

@@ -1,0 +1,376 @@
+"""The node: parameters, topics and services on one side, the inference thread on the other."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import sys
+import time
+from typing import Any
+
+import rclpy
+from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
+from rclpy.exceptions import ROSInterruptException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.task import Future
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+
+from hobot_llamacpp_py.engine.engine import Answer, Engine, Stats
+from hobot_llamacpp_py.errors import ModelFileError, ParameterError, VlmError
+from hobot_llamacpp_py.files import find_file, system_prompt_text
+from hobot_llamacpp_py.parameters import Parameters, specs
+from hobot_llamacpp_py.ros.diagnostics import PERIOD, Diagnostics, timings
+from hobot_llamacpp_py.ros.images import Frame, ImageSubscription
+from hobot_llamacpp_py.ros.results import RELIABLE, Results
+from hobot_llamacpp_py.ros.worker import Inbox, Worker
+from hobot_llamacpp_py.vision.image_file import read_image, read_nv12
+from hobot_llamacpp_py.vision.picture import Picture
+
+__all__ = ['LlamacppNode', 'main']
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks
+
+STOP_TIMEOUT = 0.6  # seconds that native code gets to end when the node stops
+READ_TIMEOUT = 5.0  # seconds that subscribers get to take the answer of `once`
+DISCOVERY_TIME = 1.0  # seconds in which a listener started with the node is discovered
+
+BUILT_IN = (
+    'To try the built-in model: ros2 run hobot_llamacpp_py hobot_llamacpp_py --ros-args'
+    ' -p model_file_name:=config/nano_internvl_vit.onnx'
+    ' -p llm_model_name:=config/nano_internvl.gguf'
+)
+
+
+class LlamacppNode(Node):
+    """The vision-language node; `finished` is set to the exit status when there is no more to do.
+
+    Raises:
+        VlmError: parameters or files do not make sense; the text is one line for the user.
+    """
+
+    def __init__(self, **node_arguments: Any) -> None:
+        super().__init__('llamacpp_node', **node_arguments)
+        self.finished = Future()
+        self._started = time.monotonic()
+        self._forward_logs()
+        self._parameters = self._declare_parameters()
+        parameters = self._parameters
+        self._check_supported(parameters)
+        self._files = self._find_files(parameters)
+
+        self._last_stats = Stats()
+        self._last_error = ''
+        self._engine: Engine | None = None
+        self._missed_publishers = 0
+        self._results = Results(self, parameters.text_msg_pub_topic_name)
+        self._diagnostics = Diagnostics(self)
+        self._inbox = Inbox(parameters.prompt_queue_size)
+        self._worker = Worker(
+            self._load_models, self._read_image, parameters, self._inbox, listener=self
+        )
+
+        self.create_subscription(
+            String,
+            parameters.ros_string_sub_topic_name,
+            self._on_prompt_message,
+            RELIABLE,
+            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible_qos),
+        )
+        self._images: ImageSubscription | None = None
+        if parameters.feed_type == 1:
+            self._images = ImageSubscription(
+                self,
+                parameters.ros_img_sub_topic_name,
+                parameters.image_transport,
+                lambda message: self._inbox.put_frame(Frame(message, time.monotonic())),
+            )
+        self.create_service(Trigger, '~/cancel', self._on_cancel)
+        self.create_service(Trigger, '~/reset', self._on_reset)
+        self.create_timer(PERIOD, self._publish_diagnostics)
+        self.add_on_set_parameters_callback(self._on_set_parameters)
+        if parameters.user_prompt and not parameters.continuous:
+            self._inbox.put_prompt(parameters.user_prompt)
+        self._worker.start()
+
+    def close(self) -> bool:
+        """Stop the inference thread; False if native code holds it. The node can be destroyed."""
+        return self._worker.close(STOP_TIMEOUT)
+
+    # -- start -----------------------------------------------------------------------------------
+
+    def _forward_logs(self) -> None:
+        """Send what the engine logs through this node's logger."""
+        core = logging.getLogger('hobot_llamacpp_py')
+        core.setLevel(logging.INFO)
+        core.propagate = False
+        core.handlers = [_RosLogHandler(self.get_logger())]
+
+    def _declare_parameters(self) -> Parameters:
+        values = {}
+        for spec in specs().values():
+            limits = f'; {spec.range_text}' if spec.range_text else ''
+            descriptor = ParameterDescriptor(
+                description=spec.sentence + limits,
+                # YAML decides the type of what stands on a command line; `coerce` mends it.
+                dynamic_typing=True,
+            )
+            values[spec.name] = self.declare_parameter(spec.name, spec.default, descriptor).value
+        return Parameters.from_values(values)
+
+    def _check_supported(self, parameters: Parameters) -> None:
+        """Say at once what this version cannot do, instead of doing something else."""
+        if parameters.json_schema or parameters.grammar:
+            raise ParameterError('json_schema and grammar are not part of this version; leave them empty')
+        if parameters.is_shared_mem_sub:
+            raise ParameterError(
+                'is_shared_mem_sub: images from shared memory are not part of this version; set it'
+                ' to 0 and take them from ros_img_sub_topic_name'
+            )
+        if parameters.pre_infer:
+            self.get_logger().warning('pre_infer is not part of this version and has no effect')
+        if parameters.once and not parameters.user_prompt:
+            raise ParameterError('once needs a user_prompt to answer')
+        if parameters.continuous and parameters.feed_type != 1:
+            raise ParameterError('continuous needs images on a topic: set feed_type:=1')
+
+    def _find_files(self, parameters: Parameters) -> dict[str, str]:
+        """Find all files before any is loaded, so that a miss is told at once."""
+        wanted = {'llm_model_name': parameters.llm_model_name}
+        if parameters.feed_type != 2:
+            wanted['model_file_name'] = parameters.model_file_name
+        files, missing = {}, []
+        for name, value in wanted.items():
+            try:
+                files[name] = find_file(name, value)
+            except ModelFileError as error:
+                missing.append(str(error))
+        if missing:
+            raise ModelFileError(f'{"; ".join(missing)}. {BUILT_IN}')
+        if parameters.feed_type == 0:
+            files['image'] = find_file('image', parameters.image)
+        system_prompt_text(parameters.system_prompt)
+        return {name: str(path) for name, path in files.items()}
+
+    def _load_models(self) -> Engine:
+        parameters = self._parameters
+        cores = len(os.sched_getaffinity(0))
+        if parameters.llm_threads > cores:
+            self.get_logger().warning(
+                f'llm_threads {parameters.llm_threads} is more than the {cores} cores there are:'
+                f' {cores} threads are used'
+            )
+        return Engine.open(
+            self._files['llm_model_name'],
+            self._files.get('model_file_name'),
+            model_type=parameters.model_type,
+            encoder_backend=parameters.encoder_backend,
+            config=parameters.decoder_config(),
+            resize_mode=parameters.resize_mode,  # type: ignore[arg-type]  # one of its choices
+            embedding_cache_size=parameters.embedding_cache_size,
+        )
+
+    def _read_image(self, engine: Engine) -> Picture:
+        path, parameters = self._files['image'], self._parameters
+        if parameters.image_type == 1:
+            bgr = read_nv12(path, parameters.image_width, parameters.image_height)
+        else:
+            bgr = read_image(path)
+        return engine.picture(bgr)
+
+    # -- callbacks: they copy, enqueue and return ------------------------------------------------
+
+    def _on_prompt_message(self, message: String) -> None:
+        self._enqueue(message.data)
+
+    def _enqueue(self, prompt: str) -> None:
+        if not self._inbox.put_prompt(prompt):
+            self.get_logger().warning(
+                f'prompt refused, {self._parameters.prompt_queue_size} are waiting already'
+                f' (prompt_queue_size): {prompt[:60]!r}'
+            )
+
+    def _on_incompatible_qos(self, event: Any) -> None:
+        self._missed_publishers = event.total_count
+        self.get_logger().warning(
+            f'a publisher on {self._parameters.ros_string_sub_topic_name} has an incompatible QoS'
+            ' (BEST_EFFORT?): its prompts cannot be received; make it RELIABLE'
+        )
+
+    def _on_cancel(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        response.success = self._worker.cancel()
+        response.message = 'cancelled' if response.success else 'no answer is running'
+        return response
+
+    def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._worker.reset()
+        response.success, response.message = True, 'the conversation is forgotten'
+        return response
+
+    def _on_set_parameters(self, changed: list[Parameter]) -> SetParametersResult:
+        table, values = specs(), {}
+        for parameter in changed:
+            if parameter.name not in table:
+                continue  # not ours, for example use_sim_time
+            if not table[parameter.name].runtime:
+                reason = f'{parameter.name} is read at start only: restart the node to change it'
+                return SetParametersResult(successful=False, reason=reason)
+            values[parameter.name] = parameter.value
+        try:
+            parameters = self._parameters.replaced(values)
+            system_prompt_text(parameters.system_prompt)
+        except VlmError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        self._parameters = self._worker.parameters = parameters
+        if 'user_prompt' in values and parameters.user_prompt:
+            self._enqueue(parameters.user_prompt)
+        return SetParametersResult(successful=True)
+
+    def _publish_diagnostics(self) -> None:
+        engine, inbox = self._engine, self._inbox
+        self._diagnostics.publish(
+            state=self._worker.state,
+            error=self._last_error,
+            values={
+                'state': self._worker.state,
+                **self._files,
+                'images': self._images.description if self._images else 'none subscribed',
+                **timings(self._last_stats),
+                'KV cells used': engine.decoder.n_past if engine else 0,
+                'KV cells': engine.decoder.n_ctx if engine else 0,
+                'frames dropped': inbox.frames_dropped,
+                'prompts dropped': inbox.prompts_refused,
+                'incompatible prompt publishers': self._missed_publishers,
+                'last error': self._last_error,
+            },
+        )
+
+    # -- what the inference thread tells ---------------------------------------------------------
+
+    def on_ready(self, engine: Engine) -> None:
+        self._engine = engine
+        self.get_logger().info(f'ready after {time.monotonic() - self._started:.1f} s')
+
+    def on_fatal(self, error: str) -> None:
+        self.get_logger().fatal(error)
+        self.finished.set_result(1)
+
+    def on_prompt(self, prompt: str) -> None:
+        self.get_logger().info(f'prompt: {prompt}')
+        if self._parameters.once:
+            self._await_listeners()
+        self._results.begin(self._parameters.cute_words)
+
+    def on_piece(self, piece: str) -> None:
+        self._results.piece(piece)
+
+    def on_answer(self, prompt: str, answer: Answer, frame: Frame | None) -> None:
+        self._last_stats, self._last_error = answer.stats, ''
+        self._results.end(answer.text)
+        self.get_logger().info(f'answer: {answer.text}')
+        if answer.finish in ('length', 'context', 'cancelled'):
+            self.get_logger().info(f'the answer was cut ({answer.finish})')
+        self._finish_once(0)
+
+    def on_error(self, prompt: str, error: str) -> None:
+        self._last_error = error
+        if self._parameters.once:
+            self._await_listeners()
+        self._results.error(error)
+        self.get_logger().error(f'{error} (prompt: {prompt[:60]!r})')
+        self._finish_once(1)
+
+    def _await_listeners(self) -> None:
+        """Give a listener that was started with the node the time to be discovered."""
+        while not self._results.has_reader():
+            if time.monotonic() - self._started > DISCOVERY_TIME:
+                return
+            time.sleep(0.02)
+
+    def _finish_once(self, status: int) -> None:
+        if self._parameters.once:
+            if not self._results.wait_until_read(READ_TIMEOUT):
+                self.get_logger().warning('a subscriber did not take the answer in time')
+            self.finished.set_result(status)
+
+
+class _RosLogHandler(logging.Handler):
+    """Hands Python log records to a ROS logger."""
+
+    def __init__(self, logger: Any) -> None:
+        super().__init__()
+        self._logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # rclpy remembers the severity of each calling line: one line for each severity.
+        message = self.format(record)
+        if record.levelno >= logging.ERROR:
+            self._logger.error(message)
+        elif record.levelno >= logging.WARNING:
+            self._logger.warning(message)
+        else:
+            self._logger.info(message)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the node until Ctrl-C, SIGTERM or, with `once`, its answer; exit with its status."""
+    sys.exit(run(args))
+
+
+def run(args: list[str] | None = None) -> int:
+    """Run the node and return the exit status: 0, or 1 on an error that a log line explains."""
+    try:
+        rclpy.init(args=args)
+    except Exception as error:
+        print(_argument_error(str(error)), file=sys.stderr)
+        return 1
+    node: LlamacppNode | None = None
+    status, ended = 0, True
+    try:
+        node = LlamacppNode()
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        executor.spin_until_future_complete(node.finished)
+        status = node.finished.result() if node.finished.done() else 0
+    except VlmError as error:
+        rclpy.logging.get_logger('llamacpp_node').fatal(str(error))
+        status = 1
+    except (KeyboardInterrupt, ExternalShutdownException, ROSInterruptException):
+        pass
+    # From here on nothing can interrupt: a second Ctrl-C would only make a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if node is not None:
+        ended = node.close()
+        node.destroy_node()
+    rclpy.try_shutdown()
+    if not ended:
+        # Native code, an encoder for example, does not return: leave without it.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def _argument_error(error: str) -> str:
+    """Turn rcl's error about an argument into a line that shows the right quoting."""
+    rule = re.search(r"parameter override rule: '-p ([^ :]+):=(.*)'\. Error", error, re.DOTALL)
+    if rule is None:
+        return f'the ROS arguments cannot be read: {" ".join(error.split())}'
+    name, value = rule.groups()
+    quoted = value.replace("'", "''")  # as YAML escapes a quote
+    quoted = re.sub(r'(["$`\\])', r'\\\1', quoted)  # and the shell within double quotes
+    return (
+        f'{name}: ROS reads a value as YAML, and {value!r} is none; quote a text twice:'
+        f""" -p {name}:="'{quoted}'" """
+    ).strip()
+
+
+if __name__ == '__main__':
+    main()

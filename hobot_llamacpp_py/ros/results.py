@@ -1,0 +1,65 @@
+"""What goes out: pieces as they are decoded, text to speak, and the whole answer."""
+
+from __future__ import annotations
+
+import random
+
+from rclpy.duration import Duration
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from std_msgs.msg import String
+
+from hobot_llamacpp_py.engine.segmenter import SpeechSegmenter
+
+__all__ = ['RELIABLE', 'Results']
+
+RELIABLE = QoSProfile(
+    reliability=ReliabilityPolicy.RELIABLE, history=HistoryPolicy.KEEP_LAST, depth=10
+)
+# A piece comes every few milliseconds on a PC: deep enough that a slow reader loses none.
+PIECES = QoSProfile(
+    reliability=ReliabilityPolicy.RELIABLE, history=HistoryPolicy.KEEP_LAST, depth=1000
+)
+
+
+class Results:
+    """The publishers of one node; used from the inference thread only."""
+
+    def __init__(self, node: Node, speech_topic: str) -> None:
+        self._partial = node.create_publisher(String, '~/partial', PIECES)
+        self._text = node.create_publisher(String, '~/text', RELIABLE)
+        self._speech = node.create_publisher(String, speech_topic, RELIABLE)
+        self._segmenter = SpeechSegmenter()
+
+    def begin(self, fillers: str) -> None:
+        """Start an answer; say one of the `;`-separated filler phrases, if there are any."""
+        self._segmenter = SpeechSegmenter()
+        phrases = [phrase.strip() for phrase in fillers.split(';') if phrase.strip()]
+        if phrases:
+            self._speech.publish(String(data=random.choice(phrases)))
+
+    def piece(self, text: str) -> None:
+        """Publish a piece of the running answer."""
+        self._partial.publish(String(data=text))
+        for clause in self._segmenter.feed(text):
+            self._speech.publish(String(data=clause))
+
+    def end(self, text: str) -> None:
+        """Publish the whole answer and what is left to speak of it."""
+        for clause in self._segmenter.finish():
+            self._speech.publish(String(data=clause))
+        self._text.publish(String(data=text))
+
+    def error(self, error: str) -> None:
+        """Publish that a prompt failed."""
+        self._text.publish(String(data=f'[error] {error}'))
+
+    def has_reader(self) -> bool:
+        """Tell whether somebody listens to the whole answers."""
+        return self._text.get_subscription_count() > 0
+
+    def wait_until_read(self, timeout: float) -> bool:
+        """Wait until all subscribers have everything; False if some did not in time."""
+        publishers: list[Publisher] = [self._partial, self._speech, self._text]
+        return all(p.wait_for_all_acked(Duration(seconds=timeout)) for p in publishers)

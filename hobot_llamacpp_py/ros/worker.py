@@ -1,0 +1,254 @@
+"""The inference thread: it takes prompts one by one, gets their picture and has them answered."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from hobot_llamacpp_py.engine.chat import Chat
+from hobot_llamacpp_py.engine.decoder import CancelToken
+from hobot_llamacpp_py.engine.engine import Answer, Engine
+from hobot_llamacpp_py.errors import Cancelled, ImageError, PromptError, VlmError
+from hobot_llamacpp_py.files import system_prompt_text
+from hobot_llamacpp_py.parameters import Parameters
+from hobot_llamacpp_py.ros.images import Frame
+from hobot_llamacpp_py.vision.picture import Picture
+
+__all__ = ['Inbox', 'Listener', 'Worker']
+
+log = logging.getLogger(__name__)
+
+
+class Inbox:
+    """What waits for the inference thread: prompts in order, and the newest frame only."""
+
+    def __init__(self, prompt_queue_size: int) -> None:
+        self.frames_dropped = 0
+        self.prompts_refused = 0
+        self._size = prompt_queue_size
+        self._changed = threading.Condition()
+        self._prompts: deque[str] = deque()
+        self._frame: Frame | None = None
+        self._frame_used = True
+        self._closed = False
+
+    def put_prompt(self, prompt: str) -> bool:
+        """Queue a prompt; False, and counted, if the queue is full."""
+        with self._changed:
+            if len(self._prompts) >= self._size:
+                self.prompts_refused += 1
+                return False
+            self._prompts.append(prompt)
+            self._changed.notify_all()
+            return True
+
+    def put_frame(self, frame: Frame) -> None:
+        """Replace the newest frame; one that no prompt has used counts as dropped."""
+        with self._changed:
+            self.frames_dropped += not self._frame_used
+            self._frame, self._frame_used = frame, False
+            self._changed.notify_all()
+
+    def take_prompt(self, when_idle: str = '') -> str | None:
+        """Wait for the next prompt; None once the inbox is closed.
+
+        `when_idle` is a prompt to ask again about every new frame while no other waits.
+        """
+        with self._changed:
+            while not self._closed:
+                if self._prompts:
+                    return self._prompts.popleft()
+                if when_idle and not self._frame_used:
+                    return when_idle
+                self._changed.wait()
+            return None
+
+    def take_frame(self, timeout: float, max_age: float, cancel: CancelToken) -> Frame:
+        """Wait for a frame that is fresh enough, `timeout` seconds at most; `max_age` 0: any.
+
+        Raises:
+            ImageError: none came.
+            Cancelled: the request was cancelled, or the inbox closed.
+        """
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            while True:
+                if self._closed or cancel.is_set():
+                    raise Cancelled('the request was cancelled')
+                now = time.monotonic()
+                if self._frame and not 0 < max_age < now - self._frame.received:
+                    self._frame_used = True
+                    return self._frame
+                if now >= deadline:
+                    break
+                self._changed.wait(deadline - now)
+            if self._frame is None:
+                raise ImageError(f'no image came within {timeout:g} s (image_timeout)')
+            age = time.monotonic() - self._frame.received
+            raise ImageError(
+                f'the newest image is {age:.1f} s old, more than max_image_age {max_age:g} s, and'
+                f' no other came within {timeout:g} s (image_timeout)'
+            )
+
+    def notify(self) -> None:
+        """Have waiting calls look again at what they wait for."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """End all waiting, now and later."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
+class Listener(Protocol):
+    """Whom the worker tells what happens; all calls come from the inference thread."""
+
+    def on_ready(self, engine: Engine) -> None:
+        """Note that the models are loaded."""
+
+    def on_fatal(self, error: str) -> None:
+        """Note that the models cannot be loaded; the thread ends."""
+
+    def on_prompt(self, prompt: str) -> None:
+        """Note that a prompt's turn has come."""
+
+    def on_piece(self, piece: str) -> None:
+        """Take the next piece of the running answer."""
+
+    def on_answer(self, prompt: str, answer: Answer, frame: Frame | None) -> None:
+        """Take a whole answer and the frame that it is about, if it came from a topic."""
+
+    def on_error(self, prompt: str, error: str) -> None:
+        """Note that a prompt failed."""
+
+
+class Worker(threading.Thread):
+    """Owns the engine. Everything it shares with other threads is the inbox and cancel tokens.
+
+    Args:
+        load: loads the models.
+        read_image: reads the picture of feed_type 0.
+        parameters: may be replaced at any time; the next prompt sees the new ones.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Engine],
+        read_image: Callable[[Engine], Picture],
+        parameters: Parameters,
+        inbox: Inbox,
+        listener: Listener,
+    ) -> None:
+        # A daemon: native code that does not return must not keep the process alive.
+        super().__init__(name='inference', daemon=True)
+        self.parameters = parameters
+        self.state = 'loading'
+        self._load, self._read_image = load, read_image
+        self._inbox, self._listener = inbox, listener
+        self._chat: Chat | None = None
+        self._picture: Picture | None = None
+        self._running: CancelToken | None = None
+        self._lock = threading.Lock()
+
+    def cancel(self) -> bool:
+        """Stop the running answer; False if there is none. From any thread."""
+        with self._lock:
+            if self._running is None:
+                return False
+            self._running.set()
+        self._inbox.notify()
+        return True
+
+    def reset(self) -> None:
+        """Forget the conversation, the running answer included. From any thread."""
+        if self._chat is not None:
+            self._chat.reset()
+
+    def close(self, timeout: float) -> bool:
+        """End the thread; False if it did not end in time. From any thread."""
+        self._inbox.close()
+        self.cancel()
+        if self.is_alive():
+            self.join(timeout)
+        return not self.is_alive()
+
+    def run(self) -> None:
+        try:
+            engine = self._load()
+        except Exception as error:
+            self._listener.on_fatal(_one_line(error))
+            return
+        with engine:
+            try:
+                self._prepare(engine)
+            except Exception as error:
+                self._listener.on_fatal(_one_line(error))
+                return
+            self._listener.on_ready(engine)
+            while True:
+                self.state = 'idle'
+                parameters = self.parameters
+                again = parameters.user_prompt if parameters.continuous else ''
+                prompt = self._inbox.take_prompt(when_idle=again)
+                if prompt is None:
+                    return
+                self._take(prompt)
+
+    def _prepare(self, engine: Engine) -> None:
+        parameters = self.parameters
+        self._chat = Chat(
+            engine, parameters.chat_config(system_prompt_text(parameters.system_prompt))
+        )
+        if parameters.feed_type == 0:
+            self._picture = self._read_image(engine)
+
+    def _take(self, prompt: str) -> None:
+        """Answer one prompt; whatever goes wrong becomes one line, and the thread lives on."""
+        cancel = CancelToken()
+        with self._lock:
+            self._running = cancel
+        try:
+            self._answer(prompt, cancel)
+        except Exception as error:
+            self._listener.on_error(prompt, _one_line(error))
+        finally:
+            with self._lock:
+                self._running = None
+
+    def _answer(self, prompt: str, cancel: CancelToken) -> None:
+        assert self._chat is not None
+        if not prompt.strip():
+            raise PromptError('the prompt is empty')
+        parameters = self.parameters
+        self._chat.config = parameters.chat_config(system_prompt_text(parameters.system_prompt))
+        self._listener.on_prompt(prompt)
+        frame, picture = None, self._picture
+        if parameters.feed_type == 1:
+            self.state = 'waiting for an image'
+            frame = self._inbox.take_frame(
+                parameters.image_timeout, parameters.max_image_age, cancel
+            )
+            picture = self._chat.engine.picture(frame.bgr())
+        self.state = 'answering'
+        answer = self._chat.ask(prompt, picture, cancel)
+        for piece in answer:
+            self._listener.on_piece(piece)
+        if not answer.text:
+            if answer.finish == 'cancelled':
+                raise Cancelled('cancelled before the first word')
+            raise PromptError('the model gave an empty answer')
+        self._listener.on_answer(prompt, answer, frame)
+
+
+def _one_line(error: Exception) -> str:
+    """Return the line for the user; an error that nobody foresaw is logged with its traceback."""
+    if isinstance(error, VlmError):
+        return str(error)
+    log.error('unexpected error, please report it', exc_info=error)
+    return f'internal error: {type(error).__name__}: {error}'

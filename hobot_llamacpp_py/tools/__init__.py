@@ -1,0 +1,1 @@
+"""Commands for the person at the keyboard: one file a verb."""

@@ -1,0 +1,1 @@
+"""From a BGR picture to image embeddings."""

@@ -1,0 +1,70 @@
+"""Vision encoder on ONNX Runtime, on the CPU of any PC."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from hobot_llamacpp_py.errors import InferenceError, ModelFileError
+from hobot_llamacpp_py.vision.encoder import as_embeddings, input_spec
+
+__all__ = ['OnnxEncoder']
+
+_FLOAT_TYPES = {'tensor(float)': np.float32, 'tensor(float16)': np.float16}
+
+
+class OnnxEncoder:
+    """A `VisionEncoder` from an ONNX file with one picture as input, its tokens as output."""
+
+    def __init__(self, path: str | Path, model_type: int, n_threads: int = 1) -> None:
+        try:
+            import onnxruntime as ort
+        except ImportError:
+            raise ModelFileError(
+                f'{path} needs ONNX Runtime, which is not installed: pip install onnxruntime'
+            ) from None
+        self._path = Path(path)
+        if not self._path.is_file():
+            raise ModelFileError(f'{path}: no such file')
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = n_threads
+        options.log_severity_level = 4  # what goes wrong arrives as an exception
+        # Spinning threads would take the cores from llama.cpp's after every picture.
+        options.add_session_config_entry('session.intra_op.allow_spinning', '0')
+        try:
+            self._session = ort.InferenceSession(
+                str(path), options, providers=['CPUExecutionProvider']
+            )
+        except Exception as error:  # ONNX Runtime raises many types of its own
+            raise ModelFileError(f'ONNX Runtime cannot load {path}: {_line(error)}') from None
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1 or inputs[0].type not in _FLOAT_TYPES:
+            found = ', '.join(f'{i.name} {i.type}' for i in inputs)
+            raise ModelFileError(f'{path}: expected one float input, a picture; found {found}')
+        self._input = inputs[0].name
+        self._dtype = _FLOAT_TYPES[inputs[0].type]
+        self._output = self._session.get_outputs()[0].name
+        self.spec = input_spec(inputs[0].shape, model_type, path)
+        shape = (3, self.spec.height, self.spec.width)
+        if self.spec.layout == 'NHWC':
+            shape = (*shape[1:], 3)
+        self.n_tokens, self.n_embd = self.encode(np.zeros((1, *shape), np.float32)).shape
+
+    def encode(self, pixel_values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return image embeddings, float32 [n_tokens, n_embd]; the GIL is free meanwhile."""
+        feed = {self._input: pixel_values.astype(self._dtype, copy=False)}
+        try:
+            (output,) = self._session.run([self._output], feed)
+        except Exception as error:
+            raise InferenceError(f'{self._path}: ONNX Runtime failed: {_line(error)}') from None
+        return as_embeddings(output, self._path)
+
+    def close(self) -> None:
+        """Free the session; closing again does no harm."""
+        self._session = None
+
+
+def _line(error: Exception) -> str:
+    return ' '.join(str(error).split())

@@ -1,0 +1,74 @@
+"""Parameters arrive as YAML has read them and are brought back to their types."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from hobot_llamacpp_py.errors import ParameterError
+from hobot_llamacpp_py.parameters import Parameters, coerce, specs
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'expected'),
+    [
+        ('pre_infer', True, 1),
+        ('pre_infer', 0, 0),
+        ('once', 1, True),
+        ('temperature', 0, 0.0),
+        ('max_image_age', 3, 3.0),
+        ('n_ctx', 2048.0, 2048),
+        ('user_prompt', 42, '42'),
+        ('user_prompt', 1.5, '1.5'),
+        ('user_prompt', True, 'true'),
+        ('flash_attn', True, 'on'),
+        ('flash_attn', False, 'off'),
+    ],
+)
+def test_coerced(name: str, value: object, expected: object) -> None:
+    """A scalar of another type is converted without loss."""
+    result = coerce(name, value)
+    assert result == expected
+    assert type(result) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'words'),
+    [
+        ('feed_type', 3, 'feed_type: 3 is not one of 0, 1, 2'),
+        ('feed_type', 'x', "feed_type: 'x' is not a whole number"),
+        ('n_ctx', 2048.5, 'n_ctx: 2048.5 is not a whole number'),
+        ('temperature', -1, r'temperature: -1.0 is out of range \(0 to 100\)'),
+        ('temperature', float('nan'), 'temperature: nan is not a number'),
+        ('temperature', 'hot', "temperature: 'hot' is not a number"),
+        ('once', 2, 'once: 2 is not true or false'),
+        ('user_prompt', [1, 2], r'user_prompt: \[1, 2\] is not a text'),
+        ('resize_mode', 'crop', "resize_mode: 'crop' is not one of letterbox, stretch"),
+    ],
+)
+def test_refused(name: str, value: object, words: str) -> None:
+    """A value that does not fit is refused with the parameter's name and what it may be."""
+    with pytest.raises(ParameterError, match=words):
+        coerce(name, value)
+
+
+def test_defaults_pass_their_own_checks() -> None:
+    """Every default is inside its range; every parameter has a sentence."""
+    for spec in specs().values():
+        assert coerce(spec.name, spec.default) == spec.default
+        assert spec.sentence
+    assert Parameters.from_values({}) == Parameters()
+
+
+def test_history_is_automatic() -> None:
+    """-1 keeps the conversation, but not for images on a topic."""
+    for feed_type, expected in ((0, -1), (1, 0), (2, -1)):
+        assert Parameters(feed_type=feed_type).chat_config('').history_turns == expected
+    assert Parameters(feed_type=1, history_turns=3).chat_config('').history_turns == 3
+
+
+def test_sampling_reaches_the_engine() -> None:
+    """Each sampling parameter arrives under its own name."""
+    chosen = dict(temperature=0.1, top_k=2, top_p=0.3, min_p=0.4, repeat_penalty=1.5)
+    sampling = Parameters(**chosen, repeat_last_n=6, seed=7).chat_config('').sampling
+    assert dataclasses.asdict(sampling) == {**chosen, 'repeat_last_n': 6, 'seed': 7}
