@@ -1,1 +1,1 @@
-"""Vision-language node for D-Robotics RDK boards and any PC: a camera and a question in, words out."""
+"""Vision-language node for RDK boards and any PC: a camera and a question in, words out."""

@@ -7,7 +7,7 @@ __all__ = [
     'PromptError',
     'ParameterError',
     'InferenceError',
-    'Cancelled',
+    'CancelledError',
 ]
 
 
@@ -24,7 +24,7 @@ class ImageError(VlmError):
 
 
 class PromptError(VlmError):
-    """A prompt cannot be answered as it stands, for example because it does not fit the context."""
+    """A prompt cannot be answered as it stands, for example because it is too long."""
 
 
 class ParameterError(VlmError):
@@ -35,5 +35,5 @@ class InferenceError(VlmError):
     """The encoder or the decoder failed while it ran."""
 
 
-class Cancelled(VlmError):
+class CancelledError(VlmError):
     """The running request was cancelled."""

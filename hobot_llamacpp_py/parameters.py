@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any
 
 from hobot_llamacpp_py.config import ChatConfig, DecoderConfig, SamplingConfig
 from hobot_llamacpp_py.errors import ParameterError
@@ -19,7 +19,7 @@ from hobot_llamacpp_py.vision.preprocess import RESIZE_MODES
 
 __all__ = ['ParameterSpec', 'Parameters', 'coerce', 'specs']
 
-Scalar = Union[bool, int, float, str]
+Scalar = bool | int | float | str
 
 
 def _param(
@@ -77,9 +77,7 @@ class Parameters:
     is_shared_mem_sub: int = _param(
         0, '1: take images from /hbmem_img (hbm_img_msgs/HbmMsg1080P, NV12)', choices=(0, 1)
     )
-    pre_infer: int = _param(
-        0, "1: do the image's work before the prompt comes", choices=(0, 1)
-    )
+    pre_infer: int = _param(0, "1: do the image's work before the prompt comes", choices=(0, 1))
     cute_words: str = _param(
         '好的，让我看看先哈',
         'filler phrases separated by ";": one is spoken as soon as a prompt is taken; empty: none',
@@ -124,16 +122,24 @@ class Parameters:
         runtime=True,
     )
     repeat_penalty: float = _param(
-        1.0, 'divide the logits of recent tokens by this; 1: off', at_least=0.01, at_most=10,
+        1.0,
+        'divide the logits of recent tokens by this; 1: off',
+        at_least=0.01,
+        at_most=10,
         runtime=True,
     )
     repeat_last_n: int = _param(
-        64, 'tokens that the repeat penalty looks back on; -1: the whole context', at_least=-1,
+        64,
+        'tokens that the repeat penalty looks back on; -1: the whole context',
+        at_least=-1,
         runtime=True,
     )
     seed: int = _param(
-        -1, 'seed of the random numbers; -1: another one each time', at_least=-1,
-        at_most=0xFFFFFFFF, runtime=True,
+        -1,
+        'seed of the random numbers; -1: another one each time',
+        at_least=-1,
+        at_most=0xFFFFFFFF,
+        runtime=True,
     )
     # Ours: the conversation.
     history_turns: int = _param(

@@ -1,7 +1,6 @@
 """Parameters arrive as YAML has read them and are brought back to their types."""
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 

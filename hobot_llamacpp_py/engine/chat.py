@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from hobot_llamacpp_py.config import ChatConfig
 from hobot_llamacpp_py.engine.decoder import CancelToken
-from hobot_llamacpp_py.engine.engine import Answer, Engine, Request
+from hobot_llamacpp_py.engine.engine import Answer, Engine, Request, without_oldest
 from hobot_llamacpp_py.engine.prompt_format import Turn
 from hobot_llamacpp_py.vision.picture import Picture
 
@@ -35,8 +35,11 @@ class Chat:
         A picture that the conversation is about already is not shown again. The turn joins the
         history when its answer has ended and says something, also after a cancel.
         """
-        n = self.config.history_turns
-        turns = self.turns if n < 0 else self.turns[len(self.turns) - n :] if n else ()
+        turns, limit = self.turns, self.config.history_turns
+        if limit == 0:
+            turns = ()
+        while len(turns) > limit > 0:
+            turns = without_oldest(turns)
         newest = next((turn.image for turn in reversed(turns) if turn.image is not None), None)
         if picture is not None and newest is not None and newest.key == picture.key:
             picture = None

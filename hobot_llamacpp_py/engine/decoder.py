@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 import llama_cpp
 import numpy as np
@@ -19,14 +19,14 @@ import numpy.typing as npt
 
 from hobot_llamacpp_py.config import DecoderConfig, SamplingConfig
 from hobot_llamacpp_py.engine.prompt_format import Special, Text
-from hobot_llamacpp_py.errors import Cancelled, InferenceError, ModelFileError
+from hobot_llamacpp_py.errors import CancelledError, InferenceError, ModelFileError
 
 __all__ = ['CancelToken', 'Decoder', 'Sampler', 'Segment']
 
 log = logging.getLogger(__name__)
 
 # What `prefill` takes: token ids, or image embeddings float32 [n_tokens, n_embd].
-Segment = Union[Sequence[int], npt.NDArray[np.float32]]
+Segment = Sequence[int] | npt.NDArray[np.float32]
 
 KV_CACHE_TYPES = {
     'f32': llama_cpp.GGML_TYPE_F32,
@@ -53,7 +53,7 @@ _abort_if_set = ctypes.cast(ctypes.CDLL(None).strlen, llama_cpp.ggml_abort_callb
 _errors: list[str] = []
 
 
-@llama_cpp.llama_log_callback
+@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
 def _on_llama_log(level: int, text: bytes, _: Any) -> None:
     message = text.decode('utf-8', 'replace').rstrip()
     if level == 3:  # GGML_LOG_LEVEL_ERROR
@@ -118,7 +118,7 @@ class Decoder:
         self._model = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
         if not self._model:
             raise ModelFileError(f'llama.cpp cannot load {self.path}: {_last_error()}')
-        self._vocab = llama_cpp.llama_model_get_vocab(self._model)
+        self._vocab: Any = llama_cpp.llama_model_get_vocab(self._model)
         self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
         self.n_embd: int = llama_cpp.llama_model_n_embd(self._model)
         if not llama_cpp.llama_model_has_decoder(self._model) or not self.n_vocab:
@@ -138,17 +138,19 @@ class Decoder:
             reason = _last_error()
             self.close()
             raise ModelFileError(
-                f'llama.cpp cannot make a context of n_ctx {config.n_ctx} for {self.path}: {reason}'
+                f'llama.cpp cannot make a context of n_ctx {config.n_ctx} for {self.path}:'
+                f' {reason}'
             )
-        self._memory = llama_cpp.llama_get_memory(self._context)
+        self._memory: Any = llama_cpp.llama_get_memory(self._context)
         self.n_ctx: int = llama_cpp.llama_n_ctx(self._context)
         self.cancel_on(CancelToken())
 
         # Prepared once, so that a decode step only writes two integers.
-        self._positions = np.arange(self.n_ctx, dtype=np.int32)
-        self._no_logits = np.zeros(self.n_ctx, np.int8)
-        self._token, self._position = (ctypes.c_int32 * 1)(), (ctypes.c_int32 * 1)()
-        self._step = llama_cpp.llama_batch(n_tokens=1, token=self._token, pos=self._position)
+        self._positions: npt.NDArray[np.int32] = np.arange(self.n_ctx, dtype=np.int32)
+        self._no_logits: npt.NDArray[np.int8] = np.zeros(self.n_ctx, np.int8)
+        self._token: Any = (ctypes.c_int32 * 1)()
+        self._position: Any = (ctypes.c_int32 * 1)()
+        self._step: Any = llama_cpp.llama_batch(n_tokens=1, token=self._token, pos=self._position)
 
     # -- vocabulary ------------------------------------------------------------------------------
 
@@ -219,9 +221,7 @@ class Decoder:
         data = text.encode('utf-8', 'replace')
         size = len(data) + 8
         ids = (ctypes.c_int32 * size)()
-        n = llama_cpp.llama_tokenize(
-            self._vocab, data, len(data), ids, size, False, parse_special
-        )
+        n = llama_cpp.llama_tokenize(self._vocab, data, len(data), ids, size, False, parse_special)
         if n < 0:
             raise InferenceError(f'llama.cpp cannot tokenise {text[:40]!r}')
         return ids[:n]
@@ -233,7 +233,8 @@ class Decoder:
         return self._to_piece(token, special=True).decode('utf-8', 'replace')
 
     def _text_or_empty(self, token: int) -> str:
-        return self._token_text(token) if token >= 0 else ''
+        # llama.cpp names a token of its own choice where the GGUF names none.
+        return self._token_text(token) if token >= 0 and self._is_special(token) else ''
 
     def _to_piece(self, token: int, *, special: bool) -> bytes:
         buffer = self._buffer
@@ -252,7 +253,7 @@ class Decoder:
         raises, the KV cache holds what it held before.
 
         Raises:
-            Cancelled: the token of `cancel_on` was set.
+            CancelledError: the token of `cancel_on` was set.
             InferenceError: llama.cpp failed, or the segments do not fit the context.
         """
         before = self.n_past
@@ -276,14 +277,14 @@ class Decoder:
                     f' ({n}, {self.n_embd})'
                 )
             data = np.ascontiguousarray(segment, np.float32)
-            batch = llama_cpp.llama_batch(n_tokens=n, embd=data.ctypes.data_as(_FLOAT_P))
+            batch = llama_cpp.llama_batch(n_tokens=n, embd=_pointer(data, _FLOAT_P))
         else:
             ids = (ctypes.c_int32 * n)(*segment)
             batch = llama_cpp.llama_batch(n_tokens=n, token=ids)
-        batch.pos = self._positions[self.n_past :].ctypes.data_as(_INT32_P)
+        batch.pos = _pointer(self._positions[self.n_past :], _INT32_P)
         if not wants_logits:
             # Without flags llama.cpp computes the last position's logits: a whole output layer.
-            batch.logits = self._no_logits.ctypes.data_as(_INT8_P)
+            batch.logits = _pointer(self._no_logits, _INT8_P)
         self._decode(batch)
 
     def decode(self, token: int) -> None:
@@ -302,7 +303,7 @@ class Decoder:
         # Some of the batch may have been processed: forget it, so that n_past stays the truth.
         self.trim(self.n_past)
         if code == _ABORTED:
-            raise Cancelled('the request was cancelled')
+            raise CancelledError('the request was cancelled')
         raise InferenceError(f'llama_decode failed with code {code}: {_last_error()}')
 
     def trim(self, n_keep: int) -> int:
@@ -325,7 +326,7 @@ class Decoder:
         return np.ctypeslib.as_array(pointer, shape=(self.n_vocab,)).copy()
 
     def cancel_on(self, token: CancelToken) -> None:
-        """Make decodes raise `Cancelled` from when the token is set."""
+        """Make decodes raise `CancelledError` from when the token is set."""
         self._cancel = token  # llama.cpp keeps only a pointer to its flag
         llama_cpp.llama_set_abort_callback(self._context, _abort_if_set, token.flag)
 
@@ -333,7 +334,7 @@ class Decoder:
 
     def sampler(self, config: SamplingConfig) -> Sampler:
         """Make a sampler chain for this decoder; the caller closes it."""
-        return Sampler(self._context, self.n_vocab, config)
+        return Sampler(self._context, self.n_vocab, self.n_ctx, config)
 
     def close(self) -> None:
         """Free context and model; closing again does no harm."""
@@ -354,34 +355,31 @@ class Decoder:
 class Sampler:
     """A sampler chain in llama.cpp: made once for a configuration, then called for each token."""
 
-    def __init__(self, context: Any, n_vocab: int, config: SamplingConfig) -> None:
+    def __init__(self, context: Any, n_vocab: int, n_ctx: int, config: SamplingConfig) -> None:
         self.config = config
         self._context = context
         self._chain = llama_cpp.llama_sampler_chain_init(
             llama_cpp.llama_sampler_chain_default_params()
         )
-        for link in self._links(config, n_vocab):
-            llama_cpp.llama_sampler_chain_add(self._chain, link)
-
-    @staticmethod
-    def _links(config: SamplingConfig, n_vocab: int) -> list[Any]:
-        links = []
         if config.repeat_penalty != 1.0 and config.repeat_last_n != 0:
-            links += [
+            # llama.cpp takes -1 for none at all, and not, as its users do, for the whole context.
+            last_n = n_ctx if config.repeat_last_n < 0 else config.repeat_last_n
+            self._add(
                 llama_cpp.llama_sampler_init_penalties(
-                    n_vocab, config.repeat_last_n, config.repeat_penalty, 0.0, 0.0
+                    n_vocab, last_n, config.repeat_penalty, 0.0, 0.0
                 )
-            ]
+            )
         if config.temperature <= 0:
-            return [*links, llama_cpp.llama_sampler_init_greedy()]
-        return [
-            *links,
-            llama_cpp.llama_sampler_init_top_k(config.top_k),
-            llama_cpp.llama_sampler_init_top_p(config.top_p, 1),
-            llama_cpp.llama_sampler_init_min_p(config.min_p, 1),
-            llama_cpp.llama_sampler_init_temp(config.temperature),
-            llama_cpp.llama_sampler_init_dist(config.seed & 0xFFFFFFFF),
-        ]
+            self._add(llama_cpp.llama_sampler_init_greedy())
+            return
+        self._add(llama_cpp.llama_sampler_init_top_k(config.top_k))
+        self._add(llama_cpp.llama_sampler_init_top_p(config.top_p, 1))
+        self._add(llama_cpp.llama_sampler_init_min_p(config.min_p, 1))
+        self._add(llama_cpp.llama_sampler_init_temp(config.temperature))
+        self._add(llama_cpp.llama_sampler_init_dist(config.seed & 0xFFFFFFFF))
+
+    def _add(self, link: Any) -> None:
+        llama_cpp.llama_sampler_chain_add(self._chain, link)
 
     def sample(self) -> int:
         """Pick the next token from the last decoded position's logits and accept it."""
@@ -396,6 +394,11 @@ class Sampler:
         if self._chain:
             llama_cpp.llama_sampler_free(self._chain)
             self._chain = None
+
+
+def _pointer(array: npt.NDArray[Any], kind: Any) -> Any:
+    """Return a C pointer to an array's data; the array must outlive its use."""
+    return array.ctypes.data_as(kind)
 
 
 def _last_error() -> str:

@@ -37,12 +37,12 @@ from hobot_llamacpp_py.engine.prompt_format import (
     vlm_format,
 )
 from hobot_llamacpp_py.engine.repetition import RepetitionGuard
-from hobot_llamacpp_py.errors import Cancelled, ModelFileError, PromptError
+from hobot_llamacpp_py.errors import CancelledError, ModelFileError, PromptError
 from hobot_llamacpp_py.vision.encoder import VisionEncoder, open_encoder
 from hobot_llamacpp_py.vision.picture import Picture
 from hobot_llamacpp_py.vision.preprocess import ResizeMode, fit, normalise
 
-__all__ = ['Answer', 'Engine', 'FinishReason', 'Request', 'Stats']
+__all__ = ['Answer', 'Engine', 'FinishReason', 'Request', 'Stats', 'without_oldest']
 
 FinishReason = Literal['', 'stop', 'length', 'context', 'repetition', 'cancelled']
 
@@ -127,8 +127,8 @@ class Engine:
         self._format = vlm_format(model_type, decoder)
         if encoder.n_embd != decoder.n_embd:
             raise ModelFileError(
-                f'the encoder gives image tokens of width {encoder.n_embd}, but {decoder.path.name}'
-                f' takes {decoder.n_embd}: they belong to different models'
+                f'the encoder gives image tokens of width {encoder.n_embd}, but'
+                f' {decoder.path.name} takes {decoder.n_embd}: they belong to different models'
             )
 
     @classmethod
@@ -244,7 +244,7 @@ class Engine:
                 decoder.decode(token)
                 self._cached.append(token)
                 stats.decoded += 1
-        except Cancelled:
+        except CancelledError:
             answer.finish = 'cancelled'
         else:
             stats.decode_s = time.perf_counter() - decode_started
@@ -266,7 +266,7 @@ class Engine:
         segments = [self._segment(group) for group in _grouped(rest)]
         stats.encode_s = time.perf_counter() - started
         if cancel.is_set():  # while the encoder ran, which cannot be interrupted
-            raise Cancelled('the request was cancelled')
+            raise CancelledError('the request was cancelled')
         started = time.perf_counter()
         self.decoder.prefill(segments)
         self._cached += rest
@@ -316,11 +316,7 @@ class Engine:
             n = count_positions(elements)
             if n + request.max_tokens <= self.decoder.n_ctx or len(turns) == 1:
                 break
-            oldest, following = turns[0], turns[1]
-            if oldest.image is not None and all(turn.image is None for turn in turns[1:]):
-                # The newest picture stays: it moves to the next turn.
-                following = replace(following, image=oldest.image)
-            turns = (following, *turns[2:])
+            turns = without_oldest(turns)
         if n >= self.decoder.n_ctx:
             raise PromptError(
                 f'the prompt takes {n} positions, the context has {self.decoder.n_ctx}:'
@@ -346,6 +342,14 @@ class Engine:
         if bos is not None and elements[:1] != [bos]:
             elements.insert(0, bos)
         return elements
+
+
+def without_oldest(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
+    """Drop the oldest of several turns; the newest picture stays: it moves to the next turn."""
+    oldest, following, *rest = turns
+    if oldest.image is not None and all(turn.image is None for turn in turns[1:]):
+        following = replace(following, image=oldest.image)
+    return (following, *rest)
 
 
 def _grouped(elements: Sequence[Element]) -> Iterator[list[Element]]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Union
 
 from hobot_llamacpp_py.vision.picture import Picture
 
@@ -23,7 +22,7 @@ class ImageSpan:
     picture: Picture = field(compare=False, repr=False)
 
 
-Element = Union[int, ImageSpan]
+Element = int | ImageSpan
 
 
 def count_positions(elements: Iterable[Element]) -> int:

@@ -7,9 +7,9 @@ Neighbouring plain text, the format's and the user's, is tokenised together, as 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Union
+from typing import Protocol
 
 import jinja2
 import jinja2.sandbox
@@ -61,7 +61,7 @@ class Tokens:
     ids: tuple[int, ...]
 
 
-Part = Union[Special, Text, Image, Tokens]
+Part = Special | Text | Image | Tokens
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,10 @@ class InternVLFormat:
     def __init__(self, vocabulary: Vocabulary) -> None:
         has = vocabulary.special_id
         if has('<img>') is not None and has('</img>') is not None:
-            self._before, self._after = Special('<img>'), [Special('</img>'), Text('\n')]
+            self._before: list[Part] = [Special('<img>')]
+            self._after: list[Part] = [Special('</img>'), Text('\n')]
         else:
-            self._before, self._after = Special('<|vision_start|>'), [Special('<|vision_end|>')]
+            self._before, self._after = [Special('<|vision_start|>')], [Special('<|vision_end|>')]
 
     def render(self, system: str, turns: Sequence[Turn]) -> list[Part]:
         parts: list[Part] = []
@@ -108,7 +109,7 @@ class InternVLFormat:
         for turn in turns:
             parts += [start, Text('user\n')]
             if turn.image is not None:
-                parts += [self._before, Image(turn.image), *self._after]
+                parts += [*self._before, Image(turn.image), *self._after]
             parts += [Text(turn.question), end, Text('\n'), start, Text('assistant\n')]
             if turn.answer is not None:
                 parts += [Tokens(turn.answer), end, Text('\n')]
@@ -162,7 +163,9 @@ class ChatTemplateFormat:
         try:
             self._template = environment.from_string(template or CHATML)
         except jinja2.TemplateError as error:
-            raise ModelFileError(f'the chat template of the GGUF cannot be read: {error}') from None
+            raise ModelFileError(
+                f'the chat template of the GGUF cannot be read: {error}'
+            ) from None
 
     def render(self, system: str, turns: Sequence[Turn]) -> list[Part]:
         contents: list[Part] = []
@@ -182,7 +185,9 @@ class ChatTemplateFormat:
                 messages.append({'role': 'assistant', 'content': placeholder(Tokens(turn.answer))})
         rendered = self._render(messages)
         if any(rendered.count(f'\ue000{i}\ue001') != 1 for i in range(len(contents))):
-            raise ModelFileError('the chat template of the GGUF leaves out a part of the conversation')
+            raise ModelFileError(
+                'the chat template of the GGUF leaves out a part of the conversation'
+            )
         parts: list[Part] = []
         for i, piece in enumerate(rendered.replace('\ue001', '\ue000').split('\ue000')):
             # Every second piece is the number of a placeholder.
@@ -190,9 +195,11 @@ class ChatTemplateFormat:
         return list(merged(parts))
 
     def _render(self, messages: list[dict[str, str]]) -> str:
-        render: Callable[[list[dict[str, str]]], str] = lambda shown: self._template.render(
-            messages=shown, add_generation_prompt=True, tools=None, **self._tokens
-        )
+        def render(shown: list[dict[str, str]]) -> str:
+            return self._template.render(
+                messages=shown, add_generation_prompt=True, tools=None, **self._tokens
+            )
+
         try:
             return render(messages)
         except jinja2.TemplateError as error:

@@ -20,7 +20,9 @@ class Diagnostics:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._publisher = node.create_publisher(DiagnosticArray, '/diagnostics', QoSProfile(depth=10))
+        self._publisher = node.create_publisher(
+            DiagnosticArray, '/diagnostics', QoSProfile(depth=10)
+        )
 
     def publish(self, *, state: str, error: str, values: Mapping[str, object]) -> None:
         """Publish the state, the last error (empty: none since the last answer) and figures."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,19 +13,31 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from rclpy.node import Node
-from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from sensor_msgs.msg import CompressedImage, Image
 
-from hobot_llamacpp_py.errors import ImageError
+from hobot_llamacpp_py.errors import ImageError, ParameterError
 from hobot_llamacpp_py.vision.image_file import nv12_to_bgr
 
-__all__ = ['Frame', 'ImageSubscription', 'compressed_to_bgr', 'image_to_bgr']
+__all__ = [
+    'Frame',
+    'ImageSubscription',
+    'SubscriptionEventCallbacks',
+    'compressed_to_bgr',
+    'hbm_to_bgr',
+    'image_to_bgr',
+    'subscribe_shared_memory',
+]
 
-# BEST_EFFORT matches every publisher; depth 1 keeps only the newest frame in the middleware too.
-NEWEST_FRAME = QoSProfile(
-    reliability=ReliabilityPolicy.BEST_EFFORT, history=HistoryPolicy.KEEP_LAST, depth=1
-)
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
+
+log = logging.getLogger(__name__)
+
 POLL_PERIOD = 0.5  # seconds between two looks at the graph
+SHARED_MEMORY_TOPIC = '/hbmem_img'
 
 
 @dataclass(frozen=True)
@@ -42,11 +56,17 @@ class Frame:
         """
         if isinstance(self.message, CompressedImage):
             return compressed_to_bgr(self.message)
-        return image_to_bgr(self.message)
+        if isinstance(self.message, Image):
+            return image_to_bgr(self.message)
+        return hbm_to_bgr(self.message)
 
 
 class ImageSubscription:
     """A subscription to an image topic that takes the type its publisher has.
+
+    It is BEST_EFFORT, so that it matches every publisher. Only where images are seen to get lost
+    on the way (they are large, and a busy machine reads too late) and all publishers are
+    RELIABLE, it asks for RELIABLE too, so that they are sent again.
 
     Args:
         node: the node that subscribes.
@@ -59,55 +79,108 @@ class ImageSubscription:
     def __init__(
         self, node: Node, topic: str, transport: str, on_message: Callable[[Any], None]
     ) -> None:
-        self._node, self._topic = node, topic
-        self._on_message = on_message
-        self._current: tuple[str, type] | None = None
-        self._subscription = None
+        self.lost = 0
+        """Images that were published but did not arrive whole."""
+        self._node, self._on_message = node, on_message
+        self._subscription: Any = None
+        self._losing = False
+        raw, compressed = _Source(topic, Image), _Source(topic, CompressedImage)
         if transport == 'auto':
-            self._follow()
-            node.create_timer(POLL_PERIOD, self._follow)
+            beside = _Source(f'{topic}/compressed', CompressedImage)
+            self._candidates: tuple[_Source, ...] = (raw, compressed, beside)
+            self._current: _Source | None = None
         else:
-            self._subscribe(topic, Image if transport == 'raw' else CompressedImage)
+            self._candidates = (raw,) if transport == 'raw' else (compressed,)
+            self._subscribe(self._candidates[0], ReliabilityPolicy.BEST_EFFORT)
+        self._follow()
+        node.create_timer(POLL_PERIOD, self._follow)
 
     @property
     def description(self) -> str:
         """What is subscribed to, in words."""
         if self._current is None:
-            return f'nobody publishes on {self._topic} yet'
-        topic, message_type = self._current
-        return f'{topic} [sensor_msgs/msg/{message_type.__name__}]'
+            return f'nobody publishes on {self._candidates[0].topic} yet'
+        return str(self._current)
 
     def _follow(self) -> None:
-        wanted = self._published()
-        if wanted is not None and wanted != self._current:
-            self._subscribe(*wanted)
+        """Look at the graph and subscribe to what is there."""
+        reliabilities = {source: self._published(source) for source in self._candidates}
+        found = [source for source in self._candidates if reliabilities[source]]
+        wanted = self._wanted(found)
+        if wanted is None:
+            return
+        all_reliable = reliabilities[wanted] == {ReliabilityPolicy.RELIABLE}
+        if wanted != self._current:
+            self._losing = False
+        best = ReliabilityPolicy.BEST_EFFORT
+        reliability = ReliabilityPolicy.RELIABLE if self._losing and all_reliable else best
+        if wanted != self._current or reliability != self._reliability:
+            self._subscribe(wanted, reliability)
 
-    def _published(self) -> tuple[str, type] | None:
-        candidates = (
-            (self._topic, Image),
-            (self._topic, CompressedImage),
-            (f'{self._topic}/compressed', CompressedImage),
-        )
-        found = []
-        for topic, message_type in candidates:
-            publishers = self._node.get_publishers_info_by_topic(topic)
-            name = f'sensor_msgs/msg/{message_type.__name__}'
-            if any(publisher.topic_type == name for publisher in publishers):
-                found.append((topic, message_type))
+    def _wanted(self, found: list[_Source]) -> _Source | None:
         # Publishers come and go one by one: do not leave the one that is still there.
-        own_topic = [candidate for candidate in found if candidate[0] == self._topic]
-        if self._current in (own_topic or found):
+        on_topic = [source for source in found if source.topic == self._candidates[0].topic]
+        if self._current in (on_topic or found):
             return self._current
         return found[0] if found else None
 
-    def _subscribe(self, topic: str, message_type: type) -> None:
+    def _published(self, source: _Source) -> set[ReliabilityPolicy]:
+        """Return the reliabilities of a source's publishers, empty if there is none."""
+        return {
+            publisher.qos_profile.reliability
+            for publisher in self._node.get_publishers_info_by_topic(source.topic)
+            if publisher.topic_type == source.type_name
+        }
+
+    def _subscribe(self, source: _Source, reliability: ReliabilityPolicy) -> None:
         if self._subscription is not None:
             self._node.destroy_subscription(self._subscription)
-        self._subscription = self._node.create_subscription(
-            message_type, topic, self._on_message, NEWEST_FRAME
-        )
-        self._current = (topic, message_type)
-        self._node.get_logger().info(f'images come from {self.description}')
+        # Depth 1 keeps only the newest frame in the middleware too.
+        qos = QoSProfile(reliability=reliability, history=HistoryPolicy.KEEP_LAST, depth=1)
+        arguments = (source.message_type, source.topic, self._on_message, qos)
+        try:
+            events = SubscriptionEventCallbacks(message_lost=self._on_lost)
+            self._subscription = self._node.create_subscription(*arguments, event_callbacks=events)
+        except UnsupportedEventTypeError:  # not every middleware tells what it loses
+            self._subscription = self._node.create_subscription(*arguments)
+        self._current, self._reliability = source, reliability
+        self._node.get_logger().info(f'images come from {source}, {reliability.name}')
+
+    def _on_lost(self, event: Any) -> None:
+        self.lost += event.total_count_change
+        self._losing = True
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A topic with one of the two types that it may have."""
+
+    topic: str
+    message_type: type
+
+    @property
+    def type_name(self) -> str:
+        return f'sensor_msgs/msg/{self.message_type.__name__}'
+
+    def __str__(self) -> str:
+        return f'{self.topic} [{self.type_name}]'
+
+
+def subscribe_shared_memory(node: Node, on_message: Callable[[Any], None]) -> str:
+    """Subscribe to the NV12 images of TogetheROS' zero-copy camera path; return it in words.
+
+    Raises:
+        ParameterError: hbm_img_msgs is not installed.
+    """
+    try:
+        from hbm_img_msgs.msg import HbmMsg1080P
+    except ImportError:
+        raise ParameterError(
+            'is_shared_mem_sub needs the package hbm_img_msgs, which is not installed: sudo apt'
+            ' install tros-humble-hbm-img-msgs, or set is_shared_mem_sub to 0'
+        ) from None
+    node.create_subscription(HbmMsg1080P, SHARED_MEMORY_TOPIC, on_message, qos_profile_sensor_data)
+    return f'{SHARED_MEMORY_TOPIC} [hbm_img_msgs/msg/HbmMsg1080P]'
 
 
 # encoding: number type, numbers a pixel, conversion to BGR (None: is BGR already)
@@ -156,12 +229,19 @@ def image_to_bgr(message: Image) -> npt.NDArray[np.uint8]:
         )
     dtype, channels, conversion = _ENCODINGS[encoding]
     rows = _rows(message, dtype, channels, height)
-    if dtype is np.uint16:
-        rows = cv2.convertScaleAbs(rows, alpha=255 / 65535)
     if conversion is None:
         return rows
     if channels == 2 and width % 2:
         raise ImageError(f'an image with encoding {encoding} has odd width {width}')
+    bridge = _cv_bridge()
+    # Some releases of cv_bridge overlook the padding of rows and would skew the picture.
+    if bridge is not None and rows.flags.c_contiguous:
+        try:
+            return bridge.imgmsg_to_cv2(message, 'bgr8')
+        except Exception as error:  # releases differ in the encodings and steps that they know
+            log.debug('cv_bridge cannot convert %s: %s', encoding, error)
+    if dtype is np.uint16:
+        rows = cv2.convertScaleAbs(rows, alpha=255 / 65535)
     try:
         return cv2.cvtColor(rows, conversion)  # type: ignore[return-value]
     except cv2.error as error:
@@ -169,6 +249,31 @@ def image_to_bgr(message: Image) -> npt.NDArray[np.uint8]:
             f'an image of {width}x{height} with encoding {encoding} cannot be converted:'
             f' {error.err}'
         ) from None
+
+
+def hbm_to_bgr(message: Any) -> npt.NDArray[np.uint8]:
+    """Convert a hbm_img_msgs/HbmMsg1080P, which must be NV12, to BGR [h, w, 3].
+
+    Raises:
+        ImageError: another encoding, or size, step and data do not fit each other.
+    """
+    encoding = bytes(message.encoding).rstrip(b'\0').decode('ascii', 'replace')
+    width, height, step = message.width, message.height, message.step or message.width
+    if encoding != 'nv12':
+        raise ImageError(
+            f'images from shared memory must be nv12, this one is {encoding!r}: set the camera to'
+            ' nv12'
+        )
+    n_rows = height * 3 // 2
+    data = np.frombuffer(message.data, np.uint8)[: message.data_size]
+    if not width or not height or width % 2 or height % 2 or step < width:
+        raise ImageError(f'an nv12 image of {width}x{height} with step {step} is impossible')
+    if data.size < step * (n_rows - 1) + width:
+        raise ImageError(
+            f'an nv12 image of {width}x{height} with step {step} does not fit into its data_size'
+            f' {message.data_size}'
+        )
+    return nv12_to_bgr(np.ndarray((n_rows, width), np.uint8, data, strides=(step, 1)))
 
 
 def compressed_to_bgr(message: CompressedImage) -> npt.NDArray[np.uint8]:
@@ -185,6 +290,17 @@ def compressed_to_bgr(message: CompressedImage) -> npt.NDArray[np.uint8]:
             ' decoded; jpeg and png are supported'
         )
     return bgr  # type: ignore[return-value]
+
+
+@functools.cache
+def _cv_bridge() -> Any:
+    """Return ROS' own converter where it is installed and fits this numpy, else None."""
+    try:
+        from cv_bridge import CvBridge
+
+        return CvBridge()
+    except Exception:  # it is compiled for one numpy and fails in many ways with another
+        return None
 
 
 def _rows(message: Image, dtype: type, channels: int, n_rows: int) -> npt.NDArray[Any]:

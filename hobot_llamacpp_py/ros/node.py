@@ -7,16 +7,22 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
+from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any
 
 import rclpy
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
-from rclpy.exceptions import ROSInterruptException
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import (
+    ExternalShutdownException,
+    ShutdownException,
+    SingleThreadedExecutor,
+)
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.task import Future
+from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
@@ -25,18 +31,18 @@ from hobot_llamacpp_py.errors import ModelFileError, ParameterError, VlmError
 from hobot_llamacpp_py.files import find_file, system_prompt_text
 from hobot_llamacpp_py.parameters import Parameters, specs
 from hobot_llamacpp_py.ros.diagnostics import PERIOD, Diagnostics, timings
-from hobot_llamacpp_py.ros.images import Frame, ImageSubscription
+from hobot_llamacpp_py.ros.images import (
+    Frame,
+    ImageSubscription,
+    SubscriptionEventCallbacks,
+    subscribe_shared_memory,
+)
 from hobot_llamacpp_py.ros.results import RELIABLE, Results
 from hobot_llamacpp_py.ros.worker import Inbox, Worker
 from hobot_llamacpp_py.vision.image_file import read_image, read_nv12
 from hobot_llamacpp_py.vision.picture import Picture
 
 __all__ = ['LlamacppNode', 'main']
-
-try:
-    from rclpy.event_handler import SubscriptionEventCallbacks
-except ImportError:  # Humble
-    from rclpy.qos_event import SubscriptionEventCallbacks
 
 STOP_TIMEOUT = 0.6  # seconds that native code gets to end when the node stops
 READ_TIMEOUT = 5.0  # seconds that subscribers get to take the answer of `once`
@@ -50,19 +56,26 @@ BUILT_IN = (
 
 
 class LlamacppNode(Node):
-    """The vision-language node; `finished` is set to the exit status when there is no more to do.
+    """The vision-language node.
+
+    Args:
+        on_finished: called with the exit status when there is no more to do: the models cannot
+            be loaded, or `once` and the answer has been read.
+        node_arguments: passed on to rclpy.
 
     Raises:
         VlmError: parameters or files do not make sense; the text is one line for the user.
     """
 
-    def __init__(self, **node_arguments: Any) -> None:
+    def __init__(
+        self, on_finished: Callable[[int], None] = lambda status: None, **node_arguments: Any
+    ) -> None:
         super().__init__('llamacpp_node', **node_arguments)
-        self.finished = Future()
+        self._on_finished = on_finished
         self._started = time.monotonic()
         self._forward_logs()
-        self._parameters = self._declare_parameters()
-        parameters = self._parameters
+        self._settings = self._declare_parameters()
+        parameters = self._settings
         self._check_supported(parameters)
         self._files = self._find_files(parameters)
 
@@ -84,14 +97,7 @@ class LlamacppNode(Node):
             RELIABLE,
             event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible_qos),
         )
-        self._images: ImageSubscription | None = None
-        if parameters.feed_type == 1:
-            self._images = ImageSubscription(
-                self,
-                parameters.ros_img_sub_topic_name,
-                parameters.image_transport,
-                lambda message: self._inbox.put_frame(Frame(message, time.monotonic())),
-            )
+        self._image_status = self._subscribe_images() if parameters.feed_type == 1 else dict
         self.create_service(Trigger, '~/cancel', self._on_cancel)
         self.create_service(Trigger, '~/reset', self._on_reset)
         self.create_timer(PERIOD, self._publish_diagnostics)
@@ -128,11 +134,8 @@ class LlamacppNode(Node):
     def _check_supported(self, parameters: Parameters) -> None:
         """Say at once what this version cannot do, instead of doing something else."""
         if parameters.json_schema or parameters.grammar:
-            raise ParameterError('json_schema and grammar are not part of this version; leave them empty')
-        if parameters.is_shared_mem_sub:
             raise ParameterError(
-                'is_shared_mem_sub: images from shared memory are not part of this version; set it'
-                ' to 0 and take them from ros_img_sub_topic_name'
+                'json_schema and grammar are not part of this version; leave them empty'
             )
         if parameters.pre_infer:
             self.get_logger().warning('pre_infer is not part of this version and has no effect')
@@ -160,7 +163,7 @@ class LlamacppNode(Node):
         return {name: str(path) for name, path in files.items()}
 
     def _load_models(self) -> Engine:
-        parameters = self._parameters
+        parameters = self._settings
         cores = len(os.sched_getaffinity(0))
         if parameters.llm_threads > cores:
             self.get_logger().warning(
@@ -178,12 +181,27 @@ class LlamacppNode(Node):
         )
 
     def _read_image(self, engine: Engine) -> Picture:
-        path, parameters = self._files['image'], self._parameters
+        path, parameters = self._files['image'], self._settings
         if parameters.image_type == 1:
             bgr = read_nv12(path, parameters.image_width, parameters.image_height)
         else:
             bgr = read_image(path)
         return engine.picture(bgr)
+
+    def _subscribe_images(self) -> Callable[[], dict[str, object]]:
+        """Subscribe to the images; return a function that gives the diagnostics' words on it."""
+        parameters = self._settings
+
+        def take(message: Any) -> None:
+            self._inbox.put_frame(Frame(message, time.monotonic()))
+
+        if parameters.is_shared_mem_sub:
+            description = subscribe_shared_memory(self, take)
+            return lambda: {'images': description}
+        images = ImageSubscription(
+            self, parameters.ros_img_sub_topic_name, parameters.image_transport, take
+        )
+        return lambda: {'images': images.description, 'frames lost': images.lost}
 
     # -- callbacks: they copy, enqueue and return ------------------------------------------------
 
@@ -193,14 +211,14 @@ class LlamacppNode(Node):
     def _enqueue(self, prompt: str) -> None:
         if not self._inbox.put_prompt(prompt):
             self.get_logger().warning(
-                f'prompt refused, {self._parameters.prompt_queue_size} are waiting already'
+                f'prompt refused, {self._settings.prompt_queue_size} are waiting already'
                 f' (prompt_queue_size): {prompt[:60]!r}'
             )
 
     def _on_incompatible_qos(self, event: Any) -> None:
         self._missed_publishers = event.total_count
         self.get_logger().warning(
-            f'a publisher on {self._parameters.ros_string_sub_topic_name} has an incompatible QoS'
+            f'a publisher on {self._settings.ros_string_sub_topic_name} has an incompatible QoS'
             ' (BEST_EFFORT?): its prompts cannot be received; make it RELIABLE'
         )
 
@@ -224,11 +242,11 @@ class LlamacppNode(Node):
                 return SetParametersResult(successful=False, reason=reason)
             values[parameter.name] = parameter.value
         try:
-            parameters = self._parameters.replaced(values)
+            parameters = self._settings.replaced(values)
             system_prompt_text(parameters.system_prompt)
         except VlmError as error:
             return SetParametersResult(successful=False, reason=str(error))
-        self._parameters = self._worker.parameters = parameters
+        self._settings = self._worker.parameters = parameters
         if 'user_prompt' in values and parameters.user_prompt:
             self._enqueue(parameters.user_prompt)
         return SetParametersResult(successful=True)
@@ -241,10 +259,11 @@ class LlamacppNode(Node):
             values={
                 'state': self._worker.state,
                 **self._files,
-                'images': self._images.description if self._images else 'none subscribed',
+                **self._image_status(),
                 **timings(self._last_stats),
                 'KV cells used': engine.decoder.n_past if engine else 0,
                 'KV cells': engine.decoder.n_ctx if engine else 0,
+                'frames received': inbox.frames_received,
                 'frames dropped': inbox.frames_dropped,
                 'prompts dropped': inbox.prompts_refused,
                 'incompatible prompt publishers': self._missed_publishers,
@@ -260,13 +279,13 @@ class LlamacppNode(Node):
 
     def on_fatal(self, error: str) -> None:
         self.get_logger().fatal(error)
-        self.finished.set_result(1)
+        self._on_finished(1)
 
     def on_prompt(self, prompt: str) -> None:
         self.get_logger().info(f'prompt: {prompt}')
-        if self._parameters.once:
+        if self._settings.once:
             self._await_listeners()
-        self._results.begin(self._parameters.cute_words)
+        self._results.begin(self._settings.cute_words)
 
     def on_piece(self, piece: str) -> None:
         self._results.piece(piece)
@@ -281,7 +300,7 @@ class LlamacppNode(Node):
 
     def on_error(self, prompt: str, error: str) -> None:
         self._last_error = error
-        if self._parameters.once:
+        if self._settings.once:
             self._await_listeners()
         self._results.error(error)
         self.get_logger().error(f'{error} (prompt: {prompt[:60]!r})')
@@ -295,10 +314,10 @@ class LlamacppNode(Node):
             time.sleep(0.02)
 
     def _finish_once(self, status: int) -> None:
-        if self._parameters.once:
+        if self._settings.once:
             if not self._results.wait_until_read(READ_TIMEOUT):
                 self.get_logger().warning('a subscriber did not take the answer in time')
-            self.finished.set_result(status)
+            self._on_finished(status)
 
 
 class _RosLogHandler(logging.Handler):
@@ -326,36 +345,55 @@ def main(args: list[str] | None = None) -> None:
 
 def run(args: list[str] | None = None) -> int:
     """Run the node and return the exit status: 0, or 1 on an error that a log line explains."""
+    # rclpy's own handlers would shut the context down at once, and the answer that is being
+    # given could not be published any more.
     try:
-        rclpy.init(args=args)
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     except Exception as error:
         print(_argument_error(str(error)), file=sys.stderr)
         return 1
-    node: LlamacppNode | None = None
-    status, ended = 0, True
+    # The main thread only waits, so that a signal is served whatever the others do. (The queue
+    # and no event: a signal handler may put into it.)
+    exits: SimpleQueue[int] = SimpleQueue()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: exits.put(0))
     try:
-        node = LlamacppNode()
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        executor.spin_until_future_complete(node.finished)
-        status = node.finished.result() if node.finished.done() else 0
+        node = LlamacppNode(on_finished=exits.put)
     except VlmError as error:
         rclpy.logging.get_logger('llamacpp_node').fatal(str(error))
-        status = 1
-    except (KeyboardInterrupt, ExternalShutdownException, ROSInterruptException):
-        pass
-    # From here on nothing can interrupt: a second Ctrl-C would only make a traceback.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if node is not None:
-        ended = node.close()
-        node.destroy_node()
-    rclpy.try_shutdown()
-    if not ended:
+        rclpy.shutdown()
+        return 1
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    spinner = threading.Thread(target=_spin, args=(executor, node), name='executor', daemon=True)
+    spinner.start()
+    status = exits.get()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the end is near already
+    ended = node.close()
+    executor.shutdown(timeout_sec=STOP_TIMEOUT / 4)
+    spinner.join(STOP_TIMEOUT / 4)
+    if not ended or spinner.is_alive():
         # Native code, an encoder for example, does not return: leave without it.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+    node.destroy_node()
+    rclpy.shutdown()
     return status
+
+
+def _spin(executor: SingleThreadedExecutor, node: LlamacppNode) -> None:
+    """Serve callbacks until the executor is shut down; one that fails does not end the node."""
+    while rclpy.ok():
+        try:
+            executor.spin()
+            return
+        except (ExternalShutdownException, ShutdownException):
+            return
+        except Exception as error:
+            node.get_logger().error(f'a callback failed: {type(error).__name__}: {error}')
 
 
 def _argument_error(error: str) -> str:

@@ -12,7 +12,7 @@ from typing import Protocol
 from hobot_llamacpp_py.engine.chat import Chat
 from hobot_llamacpp_py.engine.decoder import CancelToken
 from hobot_llamacpp_py.engine.engine import Answer, Engine
-from hobot_llamacpp_py.errors import Cancelled, ImageError, PromptError, VlmError
+from hobot_llamacpp_py.errors import CancelledError, ImageError, PromptError, VlmError
 from hobot_llamacpp_py.files import system_prompt_text
 from hobot_llamacpp_py.parameters import Parameters
 from hobot_llamacpp_py.ros.images import Frame
@@ -27,6 +27,7 @@ class Inbox:
     """What waits for the inference thread: prompts in order, and the newest frame only."""
 
     def __init__(self, prompt_queue_size: int) -> None:
+        self.frames_received = 0
         self.frames_dropped = 0
         self.prompts_refused = 0
         self._size = prompt_queue_size
@@ -49,6 +50,7 @@ class Inbox:
     def put_frame(self, frame: Frame) -> None:
         """Replace the newest frame; one that no prompt has used counts as dropped."""
         with self._changed:
+            self.frames_received += 1
             self.frames_dropped += not self._frame_used
             self._frame, self._frame_used = frame, False
             self._changed.notify_all()
@@ -72,13 +74,13 @@ class Inbox:
 
         Raises:
             ImageError: none came.
-            Cancelled: the request was cancelled, or the inbox closed.
+            CancelledError: the request was cancelled, or the inbox closed.
         """
         deadline = time.monotonic() + timeout
         with self._changed:
             while True:
                 if self._closed or cancel.is_set():
-                    raise Cancelled('the request was cancelled')
+                    raise CancelledError('the request was cancelled')
                 now = time.monotonic()
                 if self._frame and not 0 < max_age < now - self._frame.received:
                     self._frame_used = True
@@ -241,7 +243,7 @@ class Worker(threading.Thread):
             self._listener.on_piece(piece)
         if not answer.text:
             if answer.finish == 'cancelled':
-                raise Cancelled('cancelled before the first word')
+                raise CancelledError('cancelled before the first word')
             raise PromptError('the model gave an empty answer')
         self._listener.on_answer(prompt, answer, frame)
 

@@ -90,7 +90,9 @@ def _run(command: list[str]) -> int:
         return node.returncode or 1
     print('\n\nWhat carried it (std_msgs/String):\n')
     for topic in TOPICS:
-        print(f'  {topic:<24} {listener.counts[topic]:>3} messages, last: {listener.last[topic]!r}')
+        print(
+            f'  {topic:<24} {listener.counts[topic]:>3} messages, last: {listener.last[topic]!r}'
+        )
     print('\nThe node has exited with status 0.')
     return 0
 

@@ -18,7 +18,14 @@ from hobot_llamacpp_py.vision.preprocess import (
     InputSpec,
 )
 
-__all__ = ['BACKENDS', 'VisionEncoder', 'as_embeddings', 'backend_of', 'input_spec', 'open_encoder']
+__all__ = [
+    'BACKENDS',
+    'VisionEncoder',
+    'as_embeddings',
+    'backend_of',
+    'input_spec',
+    'open_encoder',
+]
 
 BACKENDS = ('auto', 'bpu_x5', 'bpu_s100', 'onnx', 'mmproj')
 _BY_SUFFIX = {'.bin': 'bpu_x5', '.hbm': 'bpu_s100', '.onnx': 'onnx', '.gguf': 'mmproj'}

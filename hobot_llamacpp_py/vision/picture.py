@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +19,11 @@ class Picture:
     """
 
     key: str
-    pixels: npt.NDArray[np.uint8]
+    pixels: npt.NDArray[np.uint8] = field(repr=False)
 
     @classmethod
     def of(cls, pixels: npt.NDArray[np.uint8]) -> Picture:
         """Name fitted pixels by a hash of their shape and content."""
         digest = hashlib.blake2b(str(pixels.shape).encode(), digest_size=16)
-        digest.update(np.ascontiguousarray(pixels))
+        digest.update(np.ascontiguousarray(pixels).data)
         return cls(digest.hexdigest(), pixels)

@@ -75,7 +75,7 @@ def normalise(fitted: npt.NDArray[np.uint8], spec: InputSpec) -> npt.NDArray[np.
     """
     height, width = fitted.shape[:2]
     planes = np.empty((3, spec.height, spec.width), np.float32)
-    for channel, (mean, std) in enumerate(zip(spec.mean, spec.std)):
+    for channel, (mean, std) in enumerate(zip(spec.mean, spec.std, strict=True)):
         plane, black = planes[channel], -mean / std
         region = plane[:height, :width]
         np.multiply(

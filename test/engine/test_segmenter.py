@@ -17,7 +17,10 @@ def spoken(text: str, size: int) -> list[str]:
     [
         ('左边是红色的圆形，右边是蓝色的星形。', ['左边是红色的圆形，', '右边是蓝色的星形。']),
         ('A cat, a dog. And more', ['A cat,', 'a dog.', 'And more']),
-        ('It is 3.5 m, at 10:30, for 1,000 people.', ['It is 3.5 m,', 'at 10:30,', 'for 1,000 people.']),
+        (
+            'It is 3.5 m, at 10:30, for 1,000 people.',
+            ['It is 3.5 m,', 'at 10:30,', 'for 1,000 people.'],
+        ),
         ('Dr. Smith, e.g. here.', ['Dr. Smith,', 'e.g. here.']),
         ('**Bold** and `code` 😀!\n- item', ['Bold and code !', 'item']),
         ('... !!! 😀', []),

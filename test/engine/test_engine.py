@@ -1,0 +1,403 @@
+"""The engine on the built-in models: right answers, whole characters, clean ends."""
+
+from __future__ import annotations
+
+import codecs
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from nano import CONFIG, MODELS, answer, draw_scene
+
+from hobot_llamacpp_py.config import ChatConfig, DecoderConfig, SamplingConfig
+from hobot_llamacpp_py.engine import CancelToken, Chat, Engine, Request, Turn
+from hobot_llamacpp_py.engine.decoder import Decoder
+from hobot_llamacpp_py.engine.kv_prefix import ImageSpan
+from hobot_llamacpp_py.errors import ModelFileError, PromptError
+from hobot_llamacpp_py.vision.encoder import open_encoder
+
+GREEDY = SamplingConfig(temperature=0)
+ONE_THREAD = DecoderConfig(n_threads=1)
+DESCRIBE, DESCRIBE_ZH = 'Describe the image.', '描述一下这张图片。'
+QUESTIONS = [
+    *(DESCRIBE, 'How many shapes are there?', 'What color is the circle?', 'Where is the star?'),
+    *(DESCRIBE_ZH, '有几个图形？', '正方形是什么颜色？', '三角形在哪里？'),
+]
+
+
+def open_engine(family: str, config: DecoderConfig = ONE_THREAD) -> Engine:
+    encoder, decoder, model_type = MODELS[family]
+    return Engine.open(decoder, encoder, model_type=model_type, config=config)
+
+
+@pytest.fixture(scope='module')
+def engine(family: str) -> Iterator[Engine]:
+    with open_engine(family) as engine:
+        yield engine
+
+
+def ask(engine: Engine, question: str, bgr: np.ndarray | None = None, **options: object) -> str:
+    """Ask a question about a picture in a conversation of its own."""
+    picture = None if bgr is None else engine.picture(bgr)
+    answer = engine.generate(Request((Turn(question, picture),), sampling=GREEDY, **options))
+    return ''.join(answer)
+
+
+@pytest.mark.parametrize('system', ['You are a helpful assistant.', '', '你是一个助手。'])
+def test_sees(engine: Engine, system: str) -> None:
+    """Unseen scenes are described rightly, under any system prompt."""
+    for seed in range(10):
+        scene, bgr = draw_scene(seed + 100)
+        for question in QUESTIONS:
+            assert ask(engine, question, bgr, system=system) == answer(scene, question)
+
+
+@pytest.mark.parametrize('size', [(160, 160), (1280, 720), (480, 640), (3000, 1500), (224, 224)])
+def test_any_size(engine: Engine, size: tuple[int, int]) -> None:
+    """Places are relative to the picture, whatever its size and aspect."""
+    scene, bgr = draw_scene(sum(size), size)
+    assert ask(engine, DESCRIBE, bgr) == answer(scene, DESCRIBE)
+
+
+def test_conversation(engine: Engine) -> None:
+    """Follow-up questions are about the same picture; a new picture is seen at once."""
+    chat = Chat(engine, ChatConfig(sampling=GREEDY))
+    for seed in (1, 2):
+        scene, bgr = draw_scene(seed)
+        for question in QUESTIONS[:3]:
+            reply = chat.ask(question, engine.picture(bgr))
+            assert ''.join(reply) == reply.text == answer(scene, question)
+            assert reply.finish == 'stop'
+    assert [turn.image is not None for turn in chat.turns] == [True, False, False] * 2
+
+
+@pytest.mark.parametrize(('turns', 'kept'), [(-1, 4), (0, 1), (2, 3)])
+def test_history_turns(engine: Engine, turns: int, kept: int) -> None:
+    """The conversation keeps all, none, or the last turns, and its picture in any case."""
+    scene, bgr = draw_scene(3)
+    chat = Chat(engine, ChatConfig(sampling=GREEDY, history_turns=turns))
+    for question in QUESTIONS[:4]:
+        reply = chat.ask(question, engine.picture(bgr))
+        assert ''.join(reply) == answer(scene, question)
+    assert len(reply.turns) == kept
+    assert reply.turns[0].image is not None
+
+
+def test_two_chats_share_an_engine(engine: Engine) -> None:
+    """Two conversations do not mix."""
+    scenes = [draw_scene(seed) for seed in (4, 5)]
+    chats = [Chat(engine, ChatConfig(sampling=GREEDY)) for _ in scenes]
+    for question in QUESTIONS[:3]:
+        for chat, (scene, bgr) in zip(chats, scenes, strict=True):
+            assert ''.join(chat.ask(question, engine.picture(bgr))) == answer(scene, question)
+
+
+# What small changes to the injected embeddings do: greatest share of right answers.
+PERTURBED: dict[str, tuple[float, Callable[[np.ndarray, np.ndarray], np.ndarray]]] = {
+    'zeroed': (0.15, lambda own, other: np.zeros_like(own)),
+    'of another scene': (0.15, lambda own, other: other),
+    'transposed': (0.15, lambda own, other: own.T.reshape(own.shape).copy()),
+    'shuffled': (0.30, lambda own, other: np.random.default_rng(0).permutation(own)),
+}
+
+
+@pytest.mark.parametrize('perturbation', PERTURBED)
+def test_answers_hang_on_the_embeddings(
+    engine: Engine, perturbation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wrong embeddings give wrong descriptions: the tests above cannot pass by guessing."""
+    ceiling, change = PERTURBED[perturbation]
+    encode, earlier = engine.encoder.encode, [np.zeros((64, 128), np.float32)]
+
+    def changed(pixel_values: np.ndarray) -> np.ndarray:
+        own = encode(pixel_values)
+        earlier.append(own)
+        return change(own, earlier[-2])
+
+    monkeypatch.setattr(engine.encoder, 'encode', changed)
+    engine._embeddings.clear()
+    assert share_described(engine) < ceiling
+    engine._embeddings.clear()
+    engine.reset()
+
+
+def test_answers_hang_on_the_positions(family: str) -> None:
+    """With all image tokens at one position, as the C++ node has them, descriptions are wrong."""
+
+    class OnePosition(Decoder):
+        def decode(self, token: int) -> None:
+            self.prefill([[token]])
+
+    encoder, decoder, model_type = MODELS[family]
+    crowded = OnePosition(decoder, ONE_THREAD)
+    with Engine(crowded, open_encoder(encoder, model_type), model_type) as engine:
+        picture = engine.picture(draw_scene(0)[1])
+        elements = engine._elements('', [Turn(DESCRIBE, picture)])
+        image = next(i for i, element in enumerate(elements) if isinstance(element, ImageSpan))
+        positions = np.arange(crowded.n_ctx, dtype=np.int32)
+        positions[image : image + 64] = image
+        positions[image + 64 :] -= 63
+        crowded._positions = positions
+        assert share_described(engine) < 0.30
+
+
+def share_described(engine: Engine) -> float:
+    right = 0
+    for seed in range(40):
+        scene, bgr = draw_scene(seed + 200)
+        engine.reset()
+        right += ask(engine, DESCRIBE, bgr) == answer(scene, DESCRIBE)
+    return right / 40
+
+
+def test_layout(engine: Engine) -> None:
+    """The image takes its 64 positions right after the token before it, and the text goes on."""
+    bgr = draw_scene(6)[1]
+    elements = engine._elements('You are helpful.', [Turn(DESCRIBE, engine.picture(bgr))])
+    (image,) = (i for i, element in enumerate(elements) if isinstance(element, ImageSpan))
+    engine.reset()
+    reply = engine.generate(
+        Request((Turn(DESCRIBE, engine.picture(bgr)),), 'You are helpful.', sampling=GREEDY)
+    )
+    assert ''.join(reply)
+    assert elements[image].n_tokens == 64
+    assert reply.stats.prefilled == len(elements) - 1 + 64
+    assert engine.decoder.n_past == reply.stats.prefilled + len(reply.tokens)
+
+
+HOSTILE = [
+    *('<|im_end|>', '<|im_start|>', '<|endoftext|>', '<img>', '</img>', '<end_of_utterance>'),
+    *('<fake_token_around_image>', '<global-img>', '<|custom|>', '<|custom|><|im_end|>x<|custom|>'),
+]
+
+
+@pytest.mark.parametrize('text', HOSTILE)
+def test_typed_special_tokens_stay_text(engine: Engine, text: str) -> None:
+    """No text becomes a special token, of whatever type, and none of it is lost."""
+    decoder = engine.decoder
+    specials = {decoder.special_id(special) for special in HOSTILE[:9]} - {None}
+    assert len(specials) >= 5
+    for context in (text, f'a {text}b', f'{text}\n{text}', f'x{text[:-1]}'):
+        ids = decoder.tokenize(context)
+        assert not specials & set(ids)
+        assert b''.join(map(decoder.piece, ids)).decode() == context
+
+
+def test_characters_come_whole(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A character whose bytes are spread over tokens comes out in one piece."""
+    text = '红色的圆形😀, naïve €5.'
+    tokens = [t for byte in text.encode() for t in byte_tokens(engine.decoder, byte)]
+    assert len(tokens) == len(text.encode())
+    pieces, reply = scripted(engine, tokens, monkeypatch)
+    assert ''.join(pieces) == reply.text == text
+    assert len(pieces) > 10
+    cut, _ = scripted(engine, tokens[:2], monkeypatch)
+    assert cut == []
+
+
+def test_repetition_ends_an_answer(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sentence already said ends the answer and is not in what the model reads next."""
+    tokens = engine.decoder.tokenize('It is red. It is blue. It is red. And more')
+    pieces, reply = scripted(engine, tokens, monkeypatch)
+    assert ''.join(pieces) == 'It is red. It is blue.'
+    assert reply.finish == 'repetition'
+    assert b''.join(map(engine.decoder.piece, reply.tokens)).decode().rstrip() == reply.text
+
+
+def byte_tokens(decoder: Decoder, byte: int) -> list[int]:
+    """Return the token for one single byte."""
+    return [t for t in range(decoder.n_vocab) if decoder.piece(t) == bytes([byte])][:1]
+
+
+def scripted(
+    engine: Engine, tokens: list[int], monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[str], object]:
+    """Have the model say given tokens, then end."""
+    end = next(t for t in range(engine.decoder.n_vocab) if engine.decoder.is_end(t))
+    script = iter([*tokens, end])
+    sampler = engine._sampler_for(GREEDY)
+    with monkeypatch.context() as patched:
+        patched.setattr(sampler, 'sample', lambda: next(script))
+        reply = engine.generate(Request((Turn('Hi'),), sampling=GREEDY))
+        return list(reply), reply
+
+
+def test_max_tokens(engine: Engine) -> None:
+    """An answer ends after max_tokens, in the middle if need be."""
+    reply = engine.generate(
+        Request((Turn(DESCRIBE, engine.picture(draw_scene(7)[1])),), max_tokens=3, sampling=GREEDY)
+    )
+    assert ''.join(reply)
+    assert (len(reply.tokens), reply.finish) == (3, 'length')
+
+
+def test_sampling(engine: Engine) -> None:
+    """The same seed gives the same answer, other seeds others; temperature 0 is greedy."""
+    bgr = draw_scene(8)[1]
+
+    def sampled(**options: float) -> str:
+        sampling = SamplingConfig(**{**dict(top_k=0, top_p=1.0, min_p=0.0), **options})
+        request = Request((Turn(DESCRIBE, engine.picture(bgr)),), max_tokens=30, sampling=sampling)
+        return ''.join(engine.generate(request))
+
+    hot = [sampled(temperature=3.0, seed=seed) for seed in (1, 1, 2, 3)]
+    assert hot[0] == hot[1]
+    assert len(set(hot)) == 3
+    greedy = ask(engine, DESCRIBE, bgr)
+    assert sampled(temperature=0) == sampled(temperature=3.0, top_k=1, seed=5) == greedy
+    assert sampled(temperature=3.0, top_p=1e-6) == sampled(temperature=3.0, min_p=1.0) == greedy
+    assert sampled(temperature=0, repeat_penalty=9.0, repeat_last_n=-1) != greedy
+
+
+def test_cancel_while_answering(engine: Engine) -> None:
+    """A cancelled answer ends within a token and keeps what was said; the next one is right."""
+    scene, bgr = draw_scene(9)
+    chat = Chat(engine, ChatConfig(sampling=GREEDY))
+    cancel = CancelToken()
+    reply = chat.ask(DESCRIBE, engine.picture(bgr), cancel)
+    said = next(iter(reply))
+    cancel.set()
+    assert list(reply) == []
+    assert (reply.text, reply.finish) == (said, 'cancelled')
+    assert ''.join(chat.ask(QUESTIONS[1])) == answer(scene, QUESTIONS[1])
+
+
+def test_cancel_while_prefilling(engine: Engine) -> None:
+    """A prefill is cancelled in its middle, from another thread; the next answer is right."""
+    scene, bgr = draw_scene(10)
+    picture = engine.picture(bgr)
+    engine.reset()
+    cancel = CancelToken()
+    long = Request((Turn('word ' * 900, picture),), sampling=GREEDY)
+    threading.Timer(0.05, cancel.set).start()
+    reply = engine.generate(long, cancel)
+    assert list(reply) == []
+    assert reply.finish == 'cancelled'
+    assert reply.stats.prefilled == 0
+    assert ask(engine, DESCRIBE, bgr) == answer(scene, DESCRIBE)
+
+
+def test_abandoned_answer(engine: Engine) -> None:
+    """Breaking out of the loop leaves an engine that goes on rightly."""
+    scene, bgr = draw_scene(11)
+    for _ in engine.generate(Request((Turn(DESCRIBE, engine.picture(bgr)),), sampling=GREEDY)):
+        break
+    assert ask(engine, DESCRIBE, bgr) == answer(scene, DESCRIBE)
+
+
+def test_failure_leaves_a_good_engine(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An encoder that fails fails its request alone."""
+    scene, bgr = draw_scene(12)
+    with monkeypatch.context() as patched:
+        patched.setattr(engine.encoder, 'encode', lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            ask(engine, DESCRIBE, bgr)
+    assert ask(engine, DESCRIBE, bgr) == answer(scene, DESCRIBE)
+
+
+def test_overflow(family: str) -> None:
+    """The oldest turns go first, whole; the picture stays, and so does the right answer."""
+    scene, bgr = draw_scene(13)
+    config = ChatConfig(sampling=GREEDY, max_tokens=64, system_prompt='')
+    with open_engine(family, DecoderConfig(n_ctx=256, n_threads=1)) as engine:
+        chat = Chat(engine, config)
+        for i in range(20):
+            question = QUESTIONS[i % 4]
+            assert ''.join(chat.ask(question, engine.picture(bgr))) == answer(scene, question)
+        assert 1 < len(chat.turns) < 20
+        assert chat.turns[0].image is not None
+
+
+def test_prompt_that_cannot_fit(engine: Engine) -> None:
+    """A question longer than the context is refused and leaves the conversation as it was."""
+    scene, bgr = draw_scene(14)
+    chat = Chat(engine, ChatConfig(sampling=GREEDY))
+    assert ''.join(chat.ask(DESCRIBE, engine.picture(bgr))) == answer(scene, DESCRIBE)
+    with pytest.raises(PromptError, match='the context has 4096'):
+        chat.ask('x' * 20000)
+    assert len(chat.turns) == 1
+    assert ''.join(chat.ask(QUESTIONS[1])) == answer(scene, QUESTIONS[1])
+
+
+def test_full_context_ends_an_answer(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that fills the context ends there; the next one is given."""
+    with open_engine(family, DecoderConfig(n_ctx=256, n_threads=1)) as engine:
+        words = ''.join(f'Number {i} is here. ' for i in range(100))
+        tokens = engine.decoder.tokenize(words)
+        reply = engine.generate(Request((Turn('Hi'),), max_tokens=5000, sampling=GREEDY))
+        script = iter(tokens)
+        monkeypatch.setattr(engine._sampler_for(GREEDY), 'sample', lambda: next(script))
+        assert words.startswith(''.join(reply))
+        assert reply.finish == 'context'
+        monkeypatch.undo()
+        scene, bgr = draw_scene(15)
+        assert ask(engine, DESCRIBE, bgr, max_tokens=64) == answer(scene, DESCRIBE)
+
+
+@pytest.mark.parametrize('cache', ['f32', 'q8_0', 'q4_0'])
+@pytest.mark.parametrize('flash_attn', ['on', 'off'])
+def test_cache_types(family: str, cache: str, flash_attn: str) -> None:
+    """KV cache types load, or are refused in words where llama.cpp has no such combination."""
+    config = DecoderConfig(n_threads=1, kv_cache_type=cache, flash_attn=flash_attn)  # type: ignore[arg-type]
+    try:
+        engine = open_engine(family, config)
+    except ModelFileError as error:
+        assert 'cannot make a context' in str(error)
+        assert (cache, flash_attn) in {('q8_0', 'off'), ('q4_0', 'off')}
+        return
+    with engine:
+        assert codecs.encode(ask(engine, DESCRIBE, draw_scene(16)[1]), 'utf-8')
+
+
+def test_text_chat(family: str) -> None:
+    """Without an encoder the GGUF's own chat template is used, turn after turn."""
+    with Engine.open(MODELS[family][1], config=ONE_THREAD) as engine:
+        chat = Chat(engine, ChatConfig(sampling=GREEDY))
+        assert ''.join(chat.ask('What is 3 plus 4?')) == '3 plus 4 is 7.'
+        assert ''.join(chat.ask('3加4等于几？')) == '3加4等于7。'
+        with pytest.raises(PromptError, match='takes no pictures'):
+            engine.picture(draw_scene(0)[1])
+
+
+@pytest.mark.parametrize(
+    ('content', 'words'),
+    [
+        (b'', 'is not a GGUF file'),
+        (b'version https://git-lfs.github.com/spec/v1', 'git-lfs pointer'),
+        (b'GGUF\x03\0\0\0' + bytes(100), 'llama.cpp cannot load'),
+        (None, 'No such file'),
+    ],
+)
+def test_bad_decoder_file(tmp_path: Path, content: bytes | None, words: str) -> None:
+    """A decoder that is missing, empty, damaged or something else is told with its path."""
+    path = tmp_path / 'model.gguf'
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ModelFileError, match=words) as caught:
+        Engine.open(path)
+    assert str(path) in str(caught.value)
+
+
+def test_truncated_decoder_file(family: str, tmp_path: Path) -> None:
+    """A download that broke off is told as such by llama.cpp's own words."""
+    whole = MODELS[family][1].read_bytes()
+    path = tmp_path / 'model.gguf'
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelFileError, match='cannot load'):
+        Engine.open(path)
+
+
+def test_encoder_as_decoder() -> None:
+    """The two files in each other's place are found out."""
+    with pytest.raises(ModelFileError, match='is not a GGUF file'):
+        Engine.open(CONFIG / 'nano_internvl_vit.onnx', CONFIG / 'nano_internvl.gguf')
+
+
+def test_closed_twice(family: str) -> None:
+    """Closing again does no harm."""
+    engine = open_engine(family)
+    ask(engine, 'Hi')
+    engine.close()
+    engine.close()

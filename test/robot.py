@@ -1,0 +1,207 @@
+"""A robot: the installed node as a process, and a client that talks to it over DDS."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParameters
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+
+TIMEOUT = 60.0  # seconds: generous, for machines that are busy with something else
+_domains = count(os.getpid())
+
+
+class Robot:
+    """One process of the installed node, and everything a client can do to it.
+
+    Use as a context manager. `parameters` are the node's, as on a command line.
+    """
+
+    def __init__(self, installed: Path, folder: Path, parameters: dict[str, Any]) -> None:
+        self.texts: list[str] = []
+        self.partials: list[str] = []
+        self.speech: list[str] = []
+        self.status: dict[str, str] = {}
+        self._installed, self._folder = installed, folder
+        self._parameters = {'llm_threads': 1, 'temperature': 0.0, **parameters}
+        # Each robot has a domain of its own; beyond 101 ports of the system are in the way.
+        self._domain = next(_domains) % 101 + 1
+
+    def __enter__(self) -> Robot:
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context, domain_id=self._domain)
+        self.client = rclpy.create_node('robot', context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.client)
+        for topic, messages in (
+            ('/llamacpp_node/text', self.texts),
+            ('/llamacpp_node/partial', self.partials),
+            ('/tts_text', self.speech),
+        ):
+            self.listen(topic, lambda message, messages=messages: messages.append(message.data))
+        self.client.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 10)
+        self._prompts = self.client.create_publisher(String, '/prompt_text', 10)
+        self._images: dict[type, Any] = {}
+        self._start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self._log_file.close()
+        self.client.destroy_node()
+        rclpy.shutdown(context=self._context)
+
+    def _start(self) -> None:
+        environment = {
+            **os.environ,
+            'ROS_DOMAIN_ID': str(self._domain),
+            'ROS_LOG_DIR': str(self._folder),
+            'AMENT_PREFIX_PATH': f'{self._installed}:{os.environ.get("AMENT_PREFIX_PATH", "")}',
+            'PYTHONPATH': ':'.join(
+                str(p) for p in self._installed.glob('lib/python*/site-packages')
+            ),
+        }
+        arguments = ['--ros-args']
+        for name, value in self._parameters.items():
+            shown = f"'{value}'" if isinstance(value, (str, Path)) else str(value).lower()
+            arguments += ['-p', f'{name}:={shown}']
+        executable = self._installed / 'lib/hobot_llamacpp_py/hobot_llamacpp_py'
+        self._log_path = self._folder / f'node-{self._domain}.log'
+        self._log_file = self._log_path.open('w')
+        self.process = subprocess.Popen(
+            [str(executable), *arguments], env=environment, cwd=self._folder, stderr=self._log_file
+        )
+
+    # -- what the node says ----------------------------------------------------------------------
+
+    @property
+    def log(self) -> str:
+        """What the node has logged so far."""
+        return self._log_path.read_text()
+
+    def listen(
+        self, topic: str, callback: Callable[[Any], None], message_type: type = String
+    ) -> None:
+        self.client.create_subscription(message_type, topic, callback, QoSProfile(depth=1000))
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            if status.name == '/llamacpp_node':
+                self.status = {pair.key: pair.value for pair in status.values}
+
+    def wait_for(self, done: Callable[[], Any], what: str = 'it') -> None:
+        """Serve the client's callbacks until `done()` is true."""
+        deadline = time.monotonic() + TIMEOUT
+        while not done():
+            assert time.monotonic() < deadline, f'{what} did not happen; log:\n{self.log}'
+            assert self.process.poll() is None or done(), f'the node has ended; log:\n{self.log}'
+            self._executor.spin_once(timeout_sec=0.1)
+
+    def wait_until_ready(self) -> Robot:
+        """Wait until the models are loaded and the node is known to us, and we to it."""
+        self.wait_for(lambda: self.status.get('state', 'loading') != 'loading', 'loading')
+        return self
+
+    def wait_for_end(self) -> int:
+        """Wait until the process has ended; return its exit status."""
+        deadline = time.monotonic() + TIMEOUT
+        while self.process.poll() is None and time.monotonic() < deadline:
+            self._executor.spin_once(timeout_sec=0.05)
+        for _ in range(10):  # what has arrived with the last breath
+            self._executor.spin_once(timeout_sec=0.02)
+        return self.process.wait(timeout=1)
+
+    def next_text(self) -> str:
+        """Wait for the next whole answer and take it."""
+        self.wait_for(lambda: self.texts, 'an answer')
+        return self.texts.pop(0)
+
+    # -- what the robot does ---------------------------------------------------------------------
+
+    def say(self, prompt: str) -> None:
+        self._prompts.publish(String(data=prompt))
+
+    def ask(self, prompt: str) -> str:
+        """Publish a prompt and return its answer."""
+        self.say(prompt)
+        return self.next_text()
+
+    def publish(self, message: Image | CompressedImage, topic: str = '/image') -> None:
+        """Publish an image until the node has it: a camera would send the next one, too."""
+        key = (type(message), topic)
+        if key not in self._images:
+            reliable = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+            self._images[key] = self.client.create_publisher(type(message), topic, reliable)
+        self.wait_for(self._images[key].get_subscription_count, f'subscribing to {topic}')
+        self.wait_for(lambda: self.status, 'diagnostics')
+        before = self.status['frames received']
+        resend = 0.0
+
+        def received() -> bool:
+            nonlocal resend
+            if time.monotonic() > resend:
+                self._images[key].publish(message)
+                resend = time.monotonic() + 2.5  # two diagnostics messages
+            return self.status['frames received'] != before
+
+        self.wait_for(received, 'receiving an image')
+
+    def show(self, bgr: np.ndarray) -> None:
+        """Publish a picture as bgr8."""
+        height, width = bgr.shape[:2]
+        self.publish(
+            Image(width=width, height=height, encoding='bgr8', step=width * 3, data=bgr.tobytes())
+        )
+
+    def call(self, service: str) -> Trigger.Response:
+        """Call one of the node's own services."""
+        return self._call(Trigger, f'/llamacpp_node/{service}', Trigger.Request())
+
+    def set_parameter(self, name: str, value: str | int | float) -> tuple[bool, str]:
+        """Set a parameter as `ros2 param set` does; return success and reason."""
+        types = {str: 'STRING', int: 'INTEGER', float: 'DOUBLE'}
+        kind = types[type(value)]
+        field = {f'{kind.lower()}_value': value}
+        wrapped = ParameterValue(type=getattr(ParameterType, f'PARAMETER_{kind}'), **field)
+        request = SetParameters.Request(parameters=[Parameter(name=name, value=wrapped)])
+        (result,) = self._call(SetParameters, '/llamacpp_node/set_parameters', request).results
+        return result.successful, result.reason
+
+    def _call(self, service_type: Any, name: str, request: Any) -> Any:
+        client = self.client.create_client(service_type, name)
+        self.wait_for(client.service_is_ready, f'service {name}')
+        future = client.call_async(request)
+        self.wait_for(future.done, f'answer of {name}')
+        self.client.destroy_client(client)
+        return future.result()
+
+    def stop(self, number: int = signal.SIGINT) -> tuple[int, float]:
+        """Send a signal; return the exit status and how many seconds the end took."""
+        started = time.monotonic()
+        self.process.send_signal(number)
+        return self.process.wait(timeout=TIMEOUT), time.monotonic() - started
+
+
+def without_stamps(log: str) -> list[str]:
+    """Return a node's log lines without severity's stamp and name."""
+    return [
+        re.sub(r'^\[(\w+)\] \[[\d.]+\] \[[\w.]+\]: ', r'\1: ', line) for line in log.splitlines()
+    ]
