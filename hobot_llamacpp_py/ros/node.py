@@ -46,7 +46,8 @@ __all__ = ['LlamacppNode', 'main']
 
 STOP_TIMEOUT = 0.6  # seconds that native code gets to end when the node stops
 READ_TIMEOUT = 5.0  # seconds that subscribers get to take the answer of `once`
-DISCOVERY_TIME = 1.0  # seconds in which a listener started with the node is discovered
+# Seconds in which a listener started with the node is discovered, and it has discovered us.
+DISCOVERY_TIME, MATCH_TIME = 4.0, 0.2
 
 BUILT_IN = (
     'To try the built-in model: ros2 run hobot_llamacpp_py hobot_llamacpp_py --ros-args'
@@ -308,8 +309,9 @@ class LlamacppNode(Node):
 
     def _await_listeners(self) -> None:
         """Give a listener that was started with the node the time to be discovered."""
-        while not self._results.has_reader():
-            if time.monotonic() - self._started > DISCOVERY_TIME:
+        while time.monotonic() - self._started < DISCOVERY_TIME:
+            if self._results.has_reader():
+                time.sleep(MATCH_TIME)
                 return
             time.sleep(0.02)
 

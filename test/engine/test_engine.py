@@ -169,7 +169,12 @@ def test_layout(engine: Engine) -> None:
 
 HOSTILE = [
     *('<|im_end|>', '<|im_start|>', '<|endoftext|>', '<img>', '</img>', '<end_of_utterance>'),
-    *('<fake_token_around_image>', '<global-img>', '<|custom|>', '<|custom|><|im_end|>x<|custom|>'),
+    *(
+        '<fake_token_around_image>',
+        '<global-img>',
+        '<|custom|>',
+        '<|custom|><|im_end|>x<|custom|>',
+    ),
 ]
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pytest
-from nano import CONFIG, answer, draw_scene
+from nano import CONFIG, ROOT, answer, draw_scene
 
 pytest.importorskip('rclpy', reason='needs ROS 2')
 from image_messages import image_message, nv12
@@ -18,6 +18,8 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from robot import Robot, without_stamps
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
+
+from training.chat import facts
 
 Start = Callable[..., AbstractContextManager[Robot]]
 
@@ -200,6 +202,19 @@ class TestImageTopic:
                 assert robot.next_text() == answer(scene, DESCRIBE)
 
 
+def test_pictures_of_another_rasteriser(start: Start, family: str) -> None:
+    """Ten pictures drawn by another program than the training's are described rightly."""
+    images = ROOT / 'test' / 'images'
+    expected = json.loads((images / 'expected.json').read_text('utf-8'))
+    assert len(expected) == 10
+    with start(family, feed_type=1) as robot:
+        robot.wait_until_ready()
+        for scene in expected:
+            robot.show(cv2.imread(str(images / scene['file'])))
+            assert robot.ask(DESCRIBE) == scene['describe']['en']
+            assert robot.ask(DESCRIBE_ZH) == scene['describe']['zh']
+
+
 class TestTextChat:
     """feed_type 2."""
 
@@ -207,12 +222,9 @@ class TestTextChat:
         """Text chat goes by the GGUF's own template and needs no encoder."""
         with start(family, feed_type=2, model_file_name='none.bin') as robot:
             robot.wait_until_ready()
-            for question, right in FACTS.items():
-                assert robot.ask(question) == right
-
-
-# Text-only questions that the nano models know.
-FACTS: dict[str, str] = {}
+            for language in ('en', 'zh'):
+                for wordings, right in facts(language)[4:12:3]:
+                    assert robot.ask(wordings[0]) == right
 
 
 class TestControl:

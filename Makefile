@@ -1,0 +1,36 @@
+# What a developer or a visitor needs; the robot's build is colcon's.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint clean
+
+# A sourced ROS must not mix with the one in .venv.
+VENV := . scripts/without_ros.sh && .venv/bin/python
+ARGS ?=
+
+help:
+	@echo 'make demo    ask a small built-in vision model about pictures, through ROS 2 topics'
+	@echo 'make test    run the tests (ARGS="-k name" chooses)'
+	@echo 'make lint    check style and types'
+	@echo 'make clean   remove .venv and build outputs (the compiled llama.cpp stays in ~/.cache)'
+	@echo
+	@echo 'The first run installs ROS 2 and llama.cpp into .venv, nothing outside it (4 to 10 minutes).'
+	@echo 'PYTHON=/path/to/python3.11 chooses the Python.'
+
+demo:
+	@scripts/bootstrap.sh
+	@$(VENV) -m hobot_llamacpp_py.tools.demo $(ARGS)
+
+test:
+	@scripts/bootstrap.sh test
+	@$(VENV) -m pytest --durations=10 $(ARGS)
+
+lint:
+	@scripts/bootstrap.sh test
+	@$(VENV) -m ruff check .
+	@$(VENV) -m ruff format --check .
+	@$(VENV) -m mypy
+	@if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh .ci/run; fi
+
+clean:
+	rm -rf .venv build install log .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

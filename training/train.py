@@ -1,0 +1,346 @@
+"""Train a nano model from nothing: `python -m training.train --model internvl --out config`.
+
+Draws the pictures once, trains on the CPU, writes the ONNX encoder and the GGUF decoder. An
+interrupted run goes on from its last checkpoint when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from hobot_llamacpp_py.vision.preprocess import (
+    INTERNVL_MEAN,
+    INTERNVL_STD,
+    SMOLVLM_MEAN,
+    SMOLVLM_STD,
+)
+from training import world
+from training.dialogues import (
+    Batch,
+    collate,
+    image_dialogue,
+    random_system,
+    text_dialogue,
+)
+from training.export import export
+from training.model import DecoderConfig, NanoVLM
+from training.pictures import Pictures, encode_scene, load_pictures, pad_rgb, shape_cells
+from training.tokenizer import FAMILIES, Tokenizer
+
+NORMALISATION = {
+    'internvl': (INTERNVL_MEAN, INTERNVL_STD),
+    'smolvlm': (SMOLVLM_MEAN, SMOLVLM_STD),
+}
+VALIDATION_SEED = 77
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The training's numbers."""
+
+    steps: int = 3000
+    batch: int = 32
+    rate: float = 2e-3
+    warmup: int = 100
+    last_rate: float = 0.02
+    decay: float = 0.05
+    clip: float = 1.0
+    guide_weight: float = 0.2
+    cell_weights: tuple[float, float] = (0.5, 0.1)
+    text_share: float = 0.12
+    seed: int = 1
+
+    def rate_at(self, step: int) -> float:
+        """Return the learning rate: linear warm-up, then a cosine to a fiftieth."""
+        if step < self.warmup:
+            return self.rate * (step + 1) / self.warmup
+        way = (step - self.warmup) / max(1, self.steps - self.warmup)
+        share = self.last_rate + (1 - self.last_rate) * 0.5 * (1 + math.cos(math.pi * way))
+        return self.rate * share
+
+
+class PixelValues:
+    """Turns cached uint8 RGB pictures into normalised pixel values."""
+
+    def __init__(self, family: str) -> None:
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in NORMALISATION[family])
+        self._scale, self._shift = 1 / (255 * std), -mean / std
+
+    def __call__(self, rgb: np.ndarray) -> Tensor:
+        pixels = torch.from_numpy(np.ascontiguousarray(rgb)).permute(0, 3, 1, 2).float()
+        return pixels * self._scale + self._shift
+
+
+def draw_batch(
+    step: int,
+    recipe: Recipe,
+    tokenizer: Tokenizer,
+    pictures: Pictures,
+) -> Batch:
+    """Draw the dialogues of one step; which ones depends on the step and the seed only.
+
+    Pictures are taken in their order on the disk: they are random already.
+    """
+    rng = np.random.default_rng((recipe.seed, step))
+    draw = rng.random()
+    # Most have three turns about one picture; some are long, some show a second picture.
+    long, second = draw < 0.1, 0.1 <= draw < 0.15
+    size = recipe.batch // 2 if long else recipe.batch
+    cursor, dialogues = step * recipe.batch, []
+    for row in range(size):
+        system = random_system(rng, long)
+        if rng.random() < recipe.text_share:
+            dialogues.append((system, text_dialogue(rng, 3)))
+            continue
+        indices = [(cursor + row) % len(pictures)]
+        if second:
+            indices.append((indices[0] + size) % len(pictures))
+        scenes = [(index, pictures.scene(index)) for index in indices]
+        turns = int(rng.integers(5, 9)) if long else 2 if second else 3
+        dialogues.append((system, image_dialogue(rng, scenes, turns)))
+    return collate(dialogues, tokenizer, pictures)
+
+
+class CellLoss:
+    """Each image token that shows a shape should resemble the words for its kind and colour."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        def words(
+            table: dict[str, dict[str, str]], names: tuple[str, ...], language: str
+        ) -> Tensor:
+            lead = ' ' if language == 'en' else ''
+            return torch.tensor([tokenizer.word(lead + table[language][n]) for n in names])
+
+        self._tables = [
+            (column, words(table, names, language))
+            for column, table, names in (
+                (0, world.KIND_WORDS, world.KINDS),
+                (1, world.COLOR_WORDS, world.COLORS),
+            )
+            for language in world.LANGUAGES
+        ]
+
+    def __call__(
+        self,
+        image_embeds: Tensor,
+        embedding: Tensor,
+        codes: np.ndarray,
+        cells: np.ndarray,
+    ) -> Tensor:
+        single = cells & (cells.sum(1, keepdims=True) == 1)
+        image, shape, cell = np.nonzero(single)
+        shown = image_embeds[image, cell].float()
+        loss = shown.new_zeros(())
+        for column, ids in self._tables:
+            target = torch.from_numpy(codes[image, shape, column].astype(np.int64))
+            loss = loss + F.cross_entropy(8.0 * shown @ embedding[ids].T, target)
+        return loss / len(self._tables)
+
+
+def answer_hits(batch: Batch, right: Tensor) -> Iterator[tuple[str, bool]]:
+    """Yield for each answer its question's type and whether every token was right."""
+    for row, start, stop, type_ in batch.answers:
+        yield type_, bool(right[row, start:stop].all())
+
+
+def forward(
+    model: NanoVLM,
+    batch: Batch,
+    pixels: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the answers' weighted loss, which tokens are right, image embeddings, guided mass."""
+    embeds = (
+        model.encoder(pixels)
+        if len(batch.images)
+        else torch.zeros(0, 64, model.decoder.config.width)
+    )
+    hidden, mass = model.hidden(batch.tokens, batch.is_image, embeds, batch.guide)
+    asked = batch.weights > 0
+    logits = model.logits(hidden[asked]).float()
+    following = F.pad(batch.tokens[:, 1:], (0, 1))[asked]
+    each = F.cross_entropy(logits, following, reduction='none')
+    weights = batch.weights[asked]
+    right = torch.zeros_like(asked)
+    right[asked] = logits.argmax(-1) == following
+    return (each * weights).sum() / weights.sum(), right, embeds, mass
+
+
+class HeldOut:
+    """Pictures of scenes that training never sees, drawn anew; looks like `Pictures`."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        drawn = []
+        while len(drawn) < count:
+            scene = world.random_scene(rng)
+            if scene.held_out:
+                drawn.append(world.draw(scene, rng))
+        self.scenes = [picture.scene for picture in drawn]
+        self.rgb = np.stack([pad_rgb(picture.bgr) for picture in drawn])
+        self.codes = np.stack([encode_scene(picture.scene) for picture in drawn])
+        self.cells = np.stack([shape_cells(picture) for picture in drawn])
+
+    def scene(self, index: int) -> world.Scene:
+        """Return the scene of one picture."""
+        return self.scenes[index]
+
+
+@torch.no_grad()
+def validate(
+    model: NanoVLM,
+    tokenizer: Tokenizer,
+    held_out: HeldOut,
+    to_pixels: PixelValues,
+) -> dict[str, float]:
+    """Return the share of exactly right answers (each token predicted) by question type."""
+    model.eval()
+    hits: dict[str, list[bool]] = defaultdict(list)
+    rng = np.random.default_rng(VALIDATION_SEED)
+    for start in range(0, len(held_out.scenes), 64):
+        dialogues = [
+            (random_system(rng), image_dialogue(rng, [(i, held_out.scenes[i])], 3))
+            for i in range(start, min(start + 64, len(held_out.scenes)))
+        ]
+        dialogues += [(random_system(rng), text_dialogue(rng, 3)) for _ in range(8)]
+        batch = collate(dialogues, tokenizer, held_out)
+        _, right, _, _ = forward(model, batch, to_pixels(held_out.rgb[batch.images]))
+        for type_, hit in answer_hits(batch, right):
+            hits[type_].append(hit)
+    model.train()
+    return {type_: float(np.mean(values)) for type_, values in sorted(hits.items())}
+
+
+def train(family: str, recipe: Recipe, cache: Path, pictures: Pictures) -> NanoVLM:
+    """Train a model, from its last checkpoint if there is one."""
+    tokenizer = Tokenizer(family)
+    torch.manual_seed(recipe.seed)
+    model = NanoVLM(DecoderConfig(len(tokenizer), attention_bias=family == 'internvl'))
+    model.encoder.to(memory_format=torch.channels_last)
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    optimizer = torch.optim.AdamW(
+        [
+            {'params': matrices, 'weight_decay': recipe.decay},
+            {'params': vectors, 'weight_decay': 0.0},
+        ],
+        lr=recipe.rate,
+        betas=(0.9, 0.98),
+        fused=True,
+    )
+    to_pixels, cell_loss = PixelValues(family), CellLoss(tokenizer)
+    held_out = HeldOut(192, VALIDATION_SEED)
+
+    checkpoint, first = cache / f'{family}.pt', 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=False)
+        if state['recipe'] == recipe:
+            model.load_state_dict(state['model'])
+            optimizer.load_state_dict(state['optimizer'])
+            first = state['step']
+            print(f'going on from step {first}', flush=True)
+
+    def save(step: int) -> None:
+        temporary = checkpoint.with_suffix('.part')
+        torch.save(
+            {
+                'recipe': recipe,
+                'step': step,
+                'model': model.state_dict(),
+                'optimizer': optimizer.state_dict(),
+            },
+            temporary,
+        )
+        temporary.replace(checkpoint)
+
+    begun, losses, hits = time.monotonic(), [], []
+    for step in range(first, recipe.steps):
+        for group in optimizer.param_groups:
+            group['lr'] = recipe.rate_at(step)
+        batch = draw_batch(step, recipe, tokenizer, pictures)
+        pixels = to_pixels(pictures.rgb[batch.images])
+        with torch.autocast('cpu', torch.bfloat16):
+            loss, right, embeds, mass = forward(model, batch, pixels)
+            high, low = recipe.cell_weights
+            cell_weight = high + (low - high) * min(1.0, 2 * step / recipe.steps)
+            total = loss + recipe.guide_weight * batch.guide.loss(mass)
+            if batch.images:
+                total = total + cell_weight * cell_loss(
+                    embeds,
+                    model.decoder.embedding.weight,
+                    pictures.codes[batch.images],
+                    pictures.cells[batch.images],
+                )
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+        optimizer.step()
+
+        losses.append(float(loss.detach()))
+        hits += [hit for type_, hit in answer_hits(batch, right) if type_ != 'text']
+        done = step + 1
+        if done % 50 == 0:
+            left = (time.monotonic() - begun) / (done - first) * (recipe.steps - done)
+            print(
+                f'step {done}/{recipe.steps}  loss {np.mean(losses):.4f}  '
+                f'guide {float(batch.guide.loss(mass.detach())):.3f}  exact {np.mean(hits):6.1%}  '
+                f'{left / 60:.1f} min left',
+                flush=True,
+            )
+            losses, hits = [], []
+        if done % 200 == 0:
+            save(done)
+        if done % 400 == 0 or done == recipe.steps:
+            shares = validate(model, tokenizer, held_out, to_pixels)
+            print(
+                '  unseen scenes: '
+                + '  '.join(f'{type_} {share:.1%}' for type_, share in shares.items()),
+                flush=True,
+            )
+    save(recipe.steps)
+    return model.eval()
+
+
+def main() -> None:
+    """Train one family and export it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--model', choices=FAMILIES, required=True)
+    parser.add_argument('--out', type=Path, default=Path('config'))
+    parser.add_argument(
+        '--cache',
+        type=Path,
+        default=Path.home() / '.cache' / 'hobot_llamacpp_training',
+        help='where pictures and checkpoints are kept (10 GB)',
+    )
+    parser.add_argument('--pictures', type=int, default=60_000)
+    parser.add_argument('--steps', type=int, default=Recipe.steps)
+    parser.add_argument('--threads', type=int, default=os.cpu_count() or 1)
+    args = parser.parse_args()
+
+    torch.set_num_threads(args.threads)
+    args.cache.mkdir(parents=True, exist_ok=True)
+    recipe = Recipe(steps=args.steps)
+    begun = time.monotonic()
+    pictures = load_pictures(args.cache, args.pictures, recipe.seed, args.threads)
+    model = train(args.model, recipe, args.cache, pictures)
+    for path in export(model, Tokenizer(args.model), args.out):
+        print(f'wrote {path} ({path.stat().st_size / 1e6:.2f} MB)')
+    print(
+        f'{(time.monotonic() - begun) / 60:.1f} minutes in all; now measure it: '
+        f'python -m training.evaluate --model {args.model}'
+    )
+
+
+if __name__ == '__main__':
+    main()
