@@ -95,8 +95,12 @@ class Decoder:
         self.n_threads = min(config.n_threads, len(os.sched_getaffinity(0)))
         llama_cpp.llama_log_set(_on_llama_log, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
-        self._load_model()
-        self._open_context(config)
+        try:
+            self._load_model()
+            self._open_context(config)
+        except BaseException:
+            self.close()
+            raise
         self.n_past = 0
         """Positions that the KV cache holds."""
         self._pieces: dict[int, bytes] = {}
@@ -136,7 +140,6 @@ class Decoder:
         self._context = llama_cpp.llama_init_from_model(self._model, params)
         if not self._context:
             reason = _last_error()
-            self.close()
             raise ModelFileError(
                 f'llama.cpp cannot make a context of n_ctx {config.n_ctx} for {self.path}:'
                 f' {reason}'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
 import re
@@ -15,6 +16,7 @@ from typing import Any
 
 import rclpy
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
+from rclpy.exceptions import NameValidationException
 from rclpy.executors import (
     ExternalShutdownException,
     ShutdownException,
@@ -130,7 +132,16 @@ class LlamacppNode(Node):
                 dynamic_typing=True,
             )
             values[spec.name] = self.declare_parameter(spec.name, spec.default, descriptor).value
+        self._warn_of_unknown_parameters()
         return Parameters.from_values(values)
+
+    def _warn_of_unknown_parameters(self) -> None:
+        """Name parameters that were given but do not exist: ROS ignores them without a word."""
+        for name in getattr(self, '_parameter_overrides', {}):
+            if not self.has_parameter(name) and '.' not in name:
+                similar = difflib.get_close_matches(name, specs(), 1)
+                hint = f'; did you mean {similar[0]}?' if similar else ''
+                self.get_logger().warning(f'there is no parameter {name}{hint}')
 
     def _check_supported(self, parameters: Parameters) -> None:
         """Say at once what this version cannot do, instead of doing something else."""
@@ -209,12 +220,14 @@ class LlamacppNode(Node):
     def _on_prompt_message(self, message: String) -> None:
         self._enqueue(message.data)
 
-    def _enqueue(self, prompt: str) -> None:
-        if not self._inbox.put_prompt(prompt):
+    def _enqueue(self, prompt: str) -> bool:
+        taken = self._inbox.put_prompt(prompt)
+        if not taken:
             self.get_logger().warning(
                 f'prompt refused, {self._settings.prompt_queue_size} are waiting already'
                 f' (prompt_queue_size): {prompt[:60]!r}'
             )
+        return taken
 
     def _on_incompatible_qos(self, event: Any) -> None:
         self._missed_publishers = event.total_count
@@ -247,9 +260,11 @@ class LlamacppNode(Node):
             system_prompt_text(parameters.system_prompt)
         except VlmError as error:
             return SetParametersResult(successful=False, reason=str(error))
+        prompt = parameters.user_prompt if 'user_prompt' in values else ''
+        if prompt and not self._enqueue(prompt):
+            reason = f'{parameters.prompt_queue_size} prompts are waiting already'
+            return SetParametersResult(successful=False, reason=reason)
         self._settings = self._worker.parameters = parameters
-        if 'user_prompt' in values and parameters.user_prompt:
-            self._enqueue(parameters.user_prompt)
         return SetParametersResult(successful=True)
 
     def _publish_diagnostics(self) -> None:
@@ -283,7 +298,7 @@ class LlamacppNode(Node):
         self._on_finished(1)
 
     def on_prompt(self, prompt: str) -> None:
-        self.get_logger().info(f'prompt: {prompt}')
+        self.get_logger().info(f'prompt: {_line(prompt)}')
         if self._settings.once:
             self._await_listeners()
         self._results.begin(self._settings.cute_words)
@@ -294,10 +309,15 @@ class LlamacppNode(Node):
     def on_answer(self, prompt: str, answer: Answer, frame: Frame | None) -> None:
         self._last_stats, self._last_error = answer.stats, ''
         self._results.end(answer.text)
-        self.get_logger().info(f'answer: {answer.text}')
+        self.get_logger().info(f'answer: {_line(answer.text)}')
         if answer.finish in ('length', 'context', 'cancelled'):
             self.get_logger().info(f'the answer was cut ({answer.finish})')
         self._finish_once(0)
+
+    def on_cancelled(self, prompt: str, reason: str) -> None:
+        self._results.error(reason)
+        self.get_logger().info(f'{reason} (prompt: {prompt[:60]!r})')
+        self._finish_once(1)
 
     def on_error(self, prompt: str, error: str) -> None:
         self._last_error = error
@@ -320,6 +340,11 @@ class LlamacppNode(Node):
             if not self._results.wait_until_read(READ_TIMEOUT):
                 self.get_logger().warning('a subscriber did not take the answer in time')
             self._on_finished(status)
+
+
+def _line(text: str) -> str:
+    """Put a text on one line of the log, not without end."""
+    return ' '.join(text.split())[:1000]
 
 
 class _RosLogHandler(logging.Handler):
@@ -361,8 +386,8 @@ def run(args: list[str] | None = None) -> int:
         signal.signal(number, lambda *_: exits.put(0))
     try:
         node = LlamacppNode(on_finished=exits.put)
-    except VlmError as error:
-        rclpy.logging.get_logger('llamacpp_node').fatal(str(error))
+    except (VlmError, NameValidationException) as error:
+        rclpy.logging.get_logger('llamacpp_node').fatal(' '.join(str(error).split()))
         rclpy.shutdown()
         return 1
     executor = SingleThreadedExecutor()

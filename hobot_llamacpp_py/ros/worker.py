@@ -80,7 +80,7 @@ class Inbox:
         with self._changed:
             while True:
                 if self._closed or cancel.is_set():
-                    raise CancelledError('the request was cancelled')
+                    raise CancelledError('cancelled while waiting for an image')
                 now = time.monotonic()
                 if self._frame and not 0 < max_age < now - self._frame.received:
                     self._frame_used = True
@@ -125,6 +125,9 @@ class Listener(Protocol):
 
     def on_answer(self, prompt: str, answer: Answer, frame: Frame | None) -> None:
         """Take a whole answer and the frame that it is about, if it came from a topic."""
+
+    def on_cancelled(self, prompt: str, reason: str) -> None:
+        """Note that a prompt was cancelled before there was any text."""
 
     def on_error(self, prompt: str, error: str) -> None:
         """Note that a prompt failed."""
@@ -217,6 +220,8 @@ class Worker(threading.Thread):
             self._running = cancel
         try:
             self._answer(prompt, cancel)
+        except CancelledError as error:
+            self._listener.on_cancelled(prompt, str(error))
         except Exception as error:
             self._listener.on_error(prompt, _one_line(error))
         finally:

@@ -398,6 +398,20 @@ class TestMistakes:
                 assert f'/D-Robotics/InternVL2_5-1B-GGUF-BPU/resolve/main/{file}' in line
             assert 'model_file_name:=config/nano_internvl_vit.onnx' in line
 
+    def test_misspelt_parameter(self, start: Start) -> None:
+        """A parameter that does not exist is named, with the one that was meant."""
+        with start(user_promt='Hi', once=True) as robot:
+            assert robot.wait_for_end() == 1
+            line = 'WARN: there is no parameter user_promt; did you mean user_prompt?'
+            assert line in without_stamps(robot.log)
+
+    def test_impossible_topic(self, start: Start) -> None:
+        """A topic name that ROS refuses is told in one line."""
+        with start(image=CONFIG / 'image2.jpg', ros_string_sub_topic_name='a b') as robot:
+            assert robot.wait_for_end() == 1
+            assert 'Traceback' not in robot.log
+            assert "'a b'" in robot.log
+
     def test_unreadable_yaml(self, start: Start) -> None:
         """What ROS cannot read as YAML ends in a line that shows the right quoting."""
         with start(user_prompt="' What is this: a cat?, it's '") as robot:
