@@ -1,0 +1,183 @@
+"""Reusing the KV cache changes nothing but time, whatever happened before."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import llama_cpp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nano import MODELS, draw_scene
+
+from hobot_llamacpp_py.config import ChatConfig, DecoderConfig, SamplingConfig
+from hobot_llamacpp_py.engine import Answer, CancelToken, Chat, Engine, Request
+from hobot_llamacpp_py.errors import PromptError
+
+CONFIG = DecoderConfig(n_ctx=512, n_threads=1, flash_attn='off', kv_cache_type='f32')
+GREEDY = SamplingConfig(temperature=0)
+PICTURES = [draw_scene(seed)[1] for seed in range(3)]
+QUESTIONS = [
+    'Describe the image.',
+    'Where is the star?',
+    '有几个图形？',
+    'x' * 900,
+    'a\n\nb <|im_end|>',
+]
+
+
+@pytest.fixture(scope='module')
+def decoder(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A built-in decoder in Q8_0, whose sums do not depend on the shape of a batch.
+
+    With f16 weights llama.cpp's own logits move by a thousandth of their deviation from one shape
+    to another, which would hide what is tested here.
+    """
+    path = tmp_path_factory.mktemp('q8_0') / f'{family}.gguf'
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0
+    source = os.fsencode(MODELS[family][1])
+    assert llama_cpp.llama_model_quantize(source, os.fsencode(path), params) == 0
+    return path
+
+
+@pytest.fixture(scope='module')
+def engines(family: str, decoder: Path) -> Iterator[tuple[Engine, Engine]]:
+    """The engine that reuses, and one that is emptied before every request."""
+    encoder, _, model_type = MODELS[family]
+    with (
+        Engine.open(decoder, encoder, model_type=model_type, config=CONFIG) as reusing,
+        Engine.open(decoder, encoder, model_type=model_type, config=CONFIG) as fresh,
+    ):
+        yield reusing, fresh
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that happens in a conversation."""
+
+    question: str
+    picture: int | None
+    disturbance: str  # what happens before the answer that is compared
+    system: str
+    history_turns: int
+    after: int  # pieces or tenths of a millisecond until it happens
+
+
+steps = st.lists(
+    st.builds(
+        Step,
+        question=st.sampled_from(QUESTIONS),
+        picture=st.one_of(st.none(), st.integers(0, 2)),
+        disturbance=st.sampled_from(
+            ['none', 'none', 'none', 'reset', 'empty', 'cancel prefill', 'cancel answer', 'leave']
+        ),
+        system=st.sampled_from(['You are a helpful assistant.', '', '你是一个助手。']),
+        history_turns=st.sampled_from([-1, -1, -1, 0, 1, 2]),
+        after=st.integers(0, 12),
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(steps)
+def test_reuse_is_exact(engines: tuple[Engine, Engine], steps: list[Step]) -> None:
+    """At every turn, logits and greedy text are those of an empty context."""
+    reusing, fresh = engines
+    chat = Chat(reusing)
+    for step in steps:
+        chat.config = ChatConfig(step.system, step.history_turns, max_tokens=48, sampling=GREEDY)
+        disturb(chat, step)
+        turns_before = chat.turns
+        try:
+            answer = ask(chat, step)
+        except PromptError:
+            assert chat.turns == turns_before
+            continue
+        text = ''.join(answer)
+        request = Request((*answer.turns,), system=step.system, max_tokens=48, sampling=GREEDY)
+        fresh.reset()
+        assert ''.join(fresh.generate(request)) == text
+        assert_same_logits(reusing, fresh, request)
+
+
+def ask(chat: Chat, step: Step, cancel: CancelToken | None = None) -> Answer:
+    picture = None if step.picture is None else chat.engine.picture(PICTURES[step.picture])
+    return chat.ask(step.question, picture, cancel)
+
+
+def disturb(chat: Chat, step: Step) -> None:
+    """Leave the engine as a failed, cancelled or abandoned request leaves it."""
+    if step.disturbance == 'reset':
+        chat.reset()
+    elif step.disturbance == 'empty':
+        chat.engine.reset()
+    elif step.disturbance != 'none':
+        cancel = CancelToken()
+        if step.disturbance == 'cancel prefill':
+            threading.Timer(step.after * 1e-4, cancel.set).start()
+        try:
+            answer = ask(chat, step, cancel)
+        except PromptError:
+            return
+        for i, _ in enumerate(answer):
+            if i == step.after and step.disturbance == 'cancel answer':
+                cancel.set()
+            if i == step.after and step.disturbance == 'leave':
+                return
+
+
+def assert_same_logits(reusing: Engine, fresh: Engine, request: Request) -> None:
+    """Compare the logits at the prompt's end, decoded by reuse and from nothing."""
+    prompt_only = Request(request.turns, request.system, max_tokens=1, sampling=GREEDY)
+    fresh.reset()
+    for engine in (reusing, fresh):
+        list(engine.generate(prompt_only))
+    expected = fresh.decoder.logits()
+    difference = np.abs(reusing.decoder.logits() - expected).max()
+    assert difference <= 1e-3 * expected.std()
+    assert fresh.decoder.n_past == reusing.decoder.n_past
+
+
+def test_follow_up_decodes_only_itself(engines: tuple[Engine, Engine]) -> None:
+    """A second question about the same picture encodes nothing and decodes no image token."""
+    engine = engines[0]
+    chat = Chat(engine, ChatConfig(sampling=GREEDY, max_tokens=48))
+    picture = engine.picture(PICTURES[0])
+    list(chat.ask(QUESTIONS[0], picture))
+    answer = chat.ask(QUESTIONS[1], picture)
+    list(answer)
+    assert answer.stats.prefilled < 40
+    assert answer.stats.reused > 80
+
+
+def test_new_picture_keeps_what_stands_before_it(engines: tuple[Engine, Engine]) -> None:
+    """The system prompt is not decoded again for a new picture."""
+    engine = engines[0]
+    chat = Chat(engine, ChatConfig('word ' * 40, 0, max_tokens=8, sampling=GREEDY))
+    for index in (0, 1):
+        answer = chat.ask(QUESTIONS[0], engine.picture(PICTURES[index]))
+        list(answer)
+    assert answer.stats.reused >= 40
+    assert answer.stats.prefilled < 64 + 40
+
+
+def test_embeddings_of_the_last_pictures_are_kept(
+    engines: tuple[Engine, Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture seen a short while ago is not encoded again."""
+    engine, encoded = engines[0], []
+    encode = engine.encoder.encode
+    monkeypatch.setattr(engine.encoder, 'encode', lambda p: encoded.append(1) or encode(p))
+    engine._embeddings.clear()
+    chat = Chat(engine, ChatConfig(history_turns=0, max_tokens=8, sampling=GREEDY))
+    for index in (0, 1, 2, 0, 1, 2):
+        list(chat.ask(QUESTIONS[0], engine.picture(PICTURES[index])))
+    assert len(encoded) == 3
