@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from hobot_llamacpp_py.config import ChatConfig
 from hobot_llamacpp_py.engine.decoder import CancelToken
-from hobot_llamacpp_py.engine.engine import Answer, Engine, Request, without_oldest
+from hobot_llamacpp_py.engine.engine import Answer, Engine, Request, Stats, without_oldest
 from hobot_llamacpp_py.engine.prompt_format import Turn
 from hobot_llamacpp_py.vision.picture import Picture
 
@@ -35,6 +35,20 @@ class Chat:
         A picture that the conversation is about already is not shown again. The turn joins the
         history when its answer has ended and says something, also after a cancel.
         """
+        answer = self.engine.generate(self._request(question, picture), cancel)
+        answer.pieces = self._remember(answer, answer.pieces, self._resets)
+        return answer
+
+    def prepare(self, picture: Picture | None = None, cancel: CancelToken | None = None) -> Stats:
+        """Do all the work of the next question, about this picture, that can be done before it."""
+        return self.engine.prepare(self._request('', picture), cancel)
+
+    def reset(self) -> None:
+        """Forget the conversation, an answer that is just being given included."""
+        self._resets += 1
+        self.turns = ()
+
+    def _request(self, question: str, picture: Picture | None) -> Request:
         turns, limit = self.turns, self.config.history_turns
         if limit == 0:
             turns = ()
@@ -43,22 +57,12 @@ class Chat:
         newest = next((turn.image for turn in reversed(turns) if turn.image is not None), None)
         if picture is not None and newest is not None and newest.key == picture.key:
             picture = None
-        answer = self.engine.generate(
-            Request(
-                turns=(*turns, Turn(question, picture)),
-                system=self.config.system_prompt,
-                max_tokens=self.config.max_tokens,
-                sampling=self.config.sampling,
-            ),
-            cancel,
+        return Request(
+            turns=(*turns, Turn(question, picture)),
+            system=self.config.system_prompt,
+            max_tokens=self.config.max_tokens,
+            sampling=self.config.sampling,
         )
-        answer.pieces = self._remember(answer, answer.pieces, self._resets)
-        return answer
-
-    def reset(self) -> None:
-        """Forget the conversation, an answer that is just being given included."""
-        self._resets += 1
-        self.turns = ()
 
     def _remember(self, answer: Answer, pieces: Iterator[str], resets: int) -> Iterator[str]:
         yield from pieces

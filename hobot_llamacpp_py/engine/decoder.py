@@ -249,11 +249,11 @@ class Decoder:
 
     # -- KV cache --------------------------------------------------------------------------------
 
-    def prefill(self, segments: Sequence[Segment]) -> None:
+    def prefill(self, segments: Sequence[Segment], *, logits: bool = True) -> None:
         """Decode segments at the positions that follow what the KV cache holds.
 
-        Only the last token of the last segment yields logits for `Sampler.sample`. If this
-        raises, the KV cache holds what it held before.
+        Only the last token of the last segment yields logits for `Sampler.sample`, and none does
+        without `logits`. If this raises, the KV cache holds what it held before.
 
         Raises:
             CancelledError: the token of `cancel_on` was set.
@@ -262,7 +262,8 @@ class Decoder:
         before = self.n_past
         try:
             for i, segment in enumerate(segments):
-                self._prefill_segment(segment, wants_logits=i == len(segments) - 1)
+                is_last = i == len(segments) - 1
+                self._prefill_segment(segment, wants_logits=logits and is_last)
         except BaseException:
             self.trim(before)
             raise

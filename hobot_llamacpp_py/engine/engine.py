@@ -99,6 +99,8 @@ class Engine:
             GGUF's own chat template.
         resize_mode: how a picture is brought to the encoder's input size.
         embedding_cache_size: pictures whose embeddings are kept.
+        frame_reuse_threshold: mean absolute difference (0 to 255) of pixels below which a picture
+            counts as the one before it; 0: only if they are identical.
 
     Raises:
         ModelFileError: the models do not fit each other or the model type.
@@ -111,11 +113,14 @@ class Engine:
         model_type: int = 0,
         resize_mode: ResizeMode = 'letterbox',
         embedding_cache_size: int = 4,
+        frame_reuse_threshold: float = 0.0,
     ) -> None:
         self.decoder, self.encoder = decoder, encoder
         self._resize_mode: ResizeMode = resize_mode
         self._embeddings: OrderedDict[str, npt.NDArray[np.float32]] = OrderedDict()
         self._embedding_cache_size = embedding_cache_size
+        self._frame_reuse_threshold = frame_reuse_threshold
+        self._last_picture: Picture | None = None
         self._cached: list[Element] = []
         self._sampler: Sampler | None = None
         self._format: PromptFormat
@@ -142,6 +147,7 @@ class Engine:
         config: DecoderConfig = DecoderConfig(),
         resize_mode: ResizeMode = 'letterbox',
         embedding_cache_size: int = 4,
+        frame_reuse_threshold: float = 0.0,
     ) -> Engine:
         """Load the models and make an engine; on failure nothing stays loaded.
 
@@ -155,7 +161,14 @@ class Engine:
                 # The wrong vocabulary is found before an encoder is loaded, which may take long.
                 vlm_format(model_type, decoder)
                 vision = open_encoder(encoder, model_type, encoder_backend, decoder.n_threads)
-            return cls(decoder, vision, model_type, resize_mode, embedding_cache_size)
+            return cls(
+                decoder,
+                vision,
+                model_type,
+                resize_mode,
+                embedding_cache_size,
+                frame_reuse_threshold,
+            )
         except BaseException:
             decoder.close()
             if vision is not None:
@@ -163,10 +176,19 @@ class Engine:
             raise
 
     def picture(self, bgr: npt.NDArray[np.uint8]) -> Picture:
-        """Fit a BGR picture [h, w, 3] to the encoder and give it an identity."""
+        """Fit a BGR picture [h, w, 3] to the encoder and give it an identity.
+
+        With a `frame_reuse_threshold` that is the last picture's, if the two hardly differ.
+        """
         if self.encoder is None:
             raise PromptError('a text chat takes no pictures')
-        return Picture.of(fit(bgr, self.encoder.spec, self._resize_mode))
+        pixels = fit(bgr, self.encoder.spec, self._resize_mode)
+        if pixels is bgr:
+            pixels = bgr.copy()  # the caller may draw the next frame into the same array
+        last = self._last_picture
+        if last is None or not last.resembles(pixels, self._frame_reuse_threshold):
+            last = self._last_picture = Picture.of(pixels)
+        return last
 
     def generate(self, request: Request, cancel: CancelToken | None = None) -> Answer:
         """Answer the last turn of a request.
@@ -182,6 +204,29 @@ class Engine:
         answer = Answer(turns=turns)
         answer.pieces = self._run(request, elements, answer, cancel or CancelToken())
         return answer
+
+    def prepare(self, request: Request, cancel: CancelToken | None = None) -> Stats:
+        """Do the work of a request that does not hang on its last question.
+
+        Its picture is encoded, and everything before the question is decoded into the KV cache:
+        what then is left to do when the question comes is the question itself.
+
+        Raises:
+            CancelledError: the token was set; the engine is as good as before.
+            PromptError: the request does not fit the context.
+            InferenceError: the encoder or the decoder failed.
+        """
+        stats, cancel = Stats(), cancel or CancelToken()
+        *earlier, last = self._fit_context(request)[0]
+        probes = [
+            self._elements(request.system, (*earlier, replace(last, question=question)))
+            for question in ('0', '问')
+        ]
+        shared = probes[0][: common_prefix(*probes)]
+        if self._cached[: len(shared)] != shared:
+            self.decoder.cancel_on(cancel)
+            self._prefill(shared, stats, cancel, logits=False)
+        return stats
 
     def reset(self) -> None:
         """Empty the KV cache; the embeddings of pictures stay."""
@@ -257,7 +302,9 @@ class Engine:
                 # The model shall not read its own repetition in the next turn.
                 del answer.tokens[shown_tokens:]
 
-    def _prefill(self, elements: list[Element], stats: Stats, cancel: CancelToken) -> None:
+    def _prefill(
+        self, elements: list[Element], stats: Stats, cancel: CancelToken, *, logits: bool = True
+    ) -> None:
         keep = common_prefix(self._cached, elements)
         self._trim(keep)
         rest = elements[len(self._cached) :]
@@ -268,7 +315,7 @@ class Engine:
         if cancel.is_set():  # while the encoder ran, which cannot be interrupted
             raise CancelledError('the request was cancelled')
         started = time.perf_counter()
-        self.decoder.prefill(segments)
+        self.decoder.prefill(segments, logits=logits)
         self._cached += rest
         stats.prefill_s = time.perf_counter() - started
         stats.prefilled = count_positions(rest)

@@ -149,8 +149,8 @@ class LlamacppNode(Node):
             raise ParameterError(
                 'json_schema and grammar are not part of this version; leave them empty'
             )
-        if parameters.pre_infer:
-            self.get_logger().warning('pre_infer is not part of this version and has no effect')
+        if parameters.pre_infer and parameters.feed_type == 2:
+            self.get_logger().warning('pre_infer has no effect in a text chat')
         if parameters.once and not parameters.user_prompt:
             raise ParameterError('once needs a user_prompt to answer')
         if parameters.continuous and parameters.feed_type != 1:
@@ -190,6 +190,7 @@ class LlamacppNode(Node):
             config=parameters.decoder_config(),
             resize_mode=parameters.resize_mode,  # type: ignore[arg-type]  # one of its choices
             embedding_cache_size=parameters.embedding_cache_size,
+            frame_reuse_threshold=parameters.frame_reuse_threshold,
         )
 
     def _read_image(self, engine: Engine) -> Picture:

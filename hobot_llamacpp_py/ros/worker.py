@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from enum import Enum
 from typing import Protocol
 
 from hobot_llamacpp_py.engine.chat import Chat
@@ -21,6 +22,16 @@ from hobot_llamacpp_py.vision.picture import Picture
 __all__ = ['Inbox', 'Listener', 'Worker']
 
 log = logging.getLogger(__name__)
+
+PUNCTUATION = ' \t\n,.!?;:，。！？；：、…~～'
+
+
+class Work(Enum):
+    """What there is to do."""
+
+    PROMPT = 'prompt'
+    FRAME = 'frame'
+    END = 'end'
 
 
 class Inbox:
@@ -55,19 +66,25 @@ class Inbox:
             self._frame, self._frame_used = frame, False
             self._changed.notify_all()
 
-    def take_prompt(self, when_idle: str = '') -> str | None:
-        """Wait for the next prompt; None once the inbox is closed.
+    def wait(self, *, for_frame: bool = False, not_before: float = 0.0) -> Work:
+        """Wait for a prompt, or else, if asked for, for a frame that nobody has used yet.
 
-        `when_idle` is a prompt to ask again about every new frame while no other waits.
+        A frame does not count before the steady clock shows `not_before`.
         """
         with self._changed:
             while not self._closed:
                 if self._prompts:
-                    return self._prompts.popleft()
-                if when_idle and not self._frame_used:
-                    return when_idle
-                self._changed.wait()
-            return None
+                    return Work.PROMPT
+                delay = not_before - time.monotonic()
+                if for_frame and not self._frame_used and delay <= 0:
+                    return Work.FRAME
+                self._changed.wait(delay if for_frame and delay > 0 else None)
+            return Work.END
+
+    def take_prompt(self) -> str:
+        """Take the oldest prompt of those that wait."""
+        with self._changed:
+            return self._prompts.popleft()
 
     def take_frame(self, timeout: float, max_age: float, cancel: CancelToken) -> Frame:
         """Wait for a frame that is fresh enough, `timeout` seconds at most; `max_age` 0: any.
@@ -158,6 +175,8 @@ class Worker(threading.Thread):
         self._inbox, self._listener = inbox, listener
         self._chat: Chat | None = None
         self._picture: Picture | None = None
+        self._prepared: tuple[Frame, Picture] | None = None
+        self._prepare_next = 0.0  # on the steady clock
         self._running: CancelToken | None = None
         self._lock = threading.Lock()
 
@@ -196,25 +215,62 @@ class Worker(threading.Thread):
                 self._listener.on_fatal(_one_line(error))
                 return
             self._listener.on_ready(engine)
-            while True:
-                self.state = 'idle'
-                parameters = self.parameters
-                again = parameters.user_prompt if parameters.continuous else ''
-                prompt = self._inbox.take_prompt(when_idle=again)
-                if prompt is None:
-                    return
-                self._take(prompt)
+            while (work := self._wait()) is not Work.END:
+                if work is Work.PROMPT:
+                    self._take(self._inbox.take_prompt())
+                elif self.parameters.continuous:
+                    self._take(self.parameters.user_prompt)
+                else:
+                    self._prepare_frame(timeout=0)
+
+    def _wait(self) -> Work:
+        self.state = 'idle'
+        parameters = self.parameters
+        # Without a wake word the newest frame is prepared whenever there is nothing else to do.
+        idle_preparation = parameters.pre_infer and not _words(parameters.wake_words)
+        return self._inbox.wait(
+            for_frame=bool(parameters.continuous or idle_preparation),
+            not_before=0 if parameters.continuous else self._prepare_next,
+        )
 
     def _prepare(self, engine: Engine) -> None:
+        """Do before the first prompt what can be done: the system prompt, and a local image."""
         parameters = self.parameters
         self._chat = Chat(
             engine, parameters.chat_config(system_prompt_text(parameters.system_prompt))
         )
         if parameters.feed_type == 0:
             self._picture = self._read_image(engine)
+        self._chat.prepare(self._picture)
+
+    def _prepare_frame(self, timeout: float) -> None:
+        """Encode and decode the newest frame, so that a question about it finds the work done."""
+        assert self._chat is not None
+        cancel = CancelToken()
+        with self._lock:
+            self._running = cancel
+        try:
+            self.state = 'preparing'
+            frame = self._inbox.take_frame(timeout, self.parameters.max_image_age, cancel)
+            picture = self._chat.engine.picture(frame.bgr())
+            self._chat.prepare(picture, cancel)
+            self._prepared = frame, picture
+        except CancelledError:
+            pass
+        except Exception as error:
+            log.warning('a frame cannot be prepared: %s', _one_line(error))
+        finally:
+            self._prepare_next = time.monotonic() + self.parameters.pre_infer_period
+            with self._lock:
+                self._running = None
 
     def _take(self, prompt: str) -> None:
         """Answer one prompt; whatever goes wrong becomes one line, and the thread lives on."""
+        parameters = self.parameters
+        if parameters.pre_infer and prompt.strip(PUNCTUATION) in _words(parameters.wake_words):
+            if parameters.feed_type == 1:
+                self._prepare_frame(parameters.image_timeout)
+            return  # other pictures are prepared already
         cancel = CancelToken()
         with self._lock:
             self._running = cancel
@@ -237,11 +293,7 @@ class Worker(threading.Thread):
         self._listener.on_prompt(prompt)
         frame, picture = None, self._picture
         if parameters.feed_type == 1:
-            self.state = 'waiting for an image'
-            frame = self._inbox.take_frame(
-                parameters.image_timeout, parameters.max_image_age, cancel
-            )
-            picture = self._chat.engine.picture(frame.bgr())
+            frame, picture = self._frame(cancel)
         self.state = 'answering'
         answer = self._chat.ask(prompt, picture, cancel)
         for piece in answer:
@@ -251,6 +303,25 @@ class Worker(threading.Thread):
                 raise CancelledError('cancelled before the first word')
             raise PromptError('the model gave an empty answer')
         self._listener.on_answer(prompt, answer, frame)
+
+    def _frame(self, cancel: CancelToken) -> tuple[Frame, Picture]:
+        """Return the frame that a question is about: the prepared one, else the newest."""
+        assert self._chat is not None
+        parameters = self.parameters
+        prepared = self._prepared
+        if _words(parameters.wake_words):
+            self._prepared = None  # each wake word prepares one question
+        max_age = parameters.max_image_age
+        if prepared and not 0 < max_age < time.monotonic() - prepared[0].received:
+            return prepared
+        self.state = 'waiting for an image'
+        frame = self._inbox.take_frame(parameters.image_timeout, max_age, cancel)
+        return frame, self._chat.engine.picture(frame.bgr())
+
+
+def _words(text: str) -> set[str]:
+    """Split a `;`-separated list of words."""
+    return {word.strip() for word in text.split(';')} - {''}
 
 
 def _one_line(error: Exception) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -27,3 +28,9 @@ class Picture:
         digest = hashlib.blake2b(str(pixels.shape).encode(), digest_size=16)
         digest.update(np.ascontiguousarray(pixels).data)
         return cls(digest.hexdigest(), pixels)
+
+    def resembles(self, pixels: npt.NDArray[np.uint8], threshold: float) -> bool:
+        """Tell whether fitted pixels differ by less than `threshold` (0 to 255) on average."""
+        if threshold <= 0 or pixels.shape != self.pixels.shape:
+            return False
+        return cv2.norm(pixels, self.pixels, cv2.NORM_L1) < threshold * pixels.size

@@ -75,7 +75,7 @@ steps = st.lists(
         question=st.sampled_from(QUESTIONS),
         picture=st.one_of(st.none(), st.integers(0, 2)),
         disturbance=st.sampled_from(
-            ['none', 'none', 'none', 'reset', 'empty', 'cancel prefill', 'cancel answer', 'leave']
+            ['none', 'prepare', 'reset', 'empty', 'cancel prefill', 'cancel answer', 'leave']
         ),
         system=st.sampled_from(['You are a helpful assistant.', '', '你是一个助手。']),
         history_turns=st.sampled_from([-1, -1, -1, 0, 1, 2]),
@@ -119,6 +119,8 @@ def disturb(chat: Chat, step: Step) -> None:
         chat.reset()
     elif step.disturbance == 'empty':
         chat.engine.reset()
+    elif step.disturbance == 'prepare':
+        chat.prepare(chat.engine.picture(PICTURES[step.after % 3]))
     elif step.disturbance != 'none':
         cancel = CancelToken()
         if step.disturbance == 'cancel prefill':
@@ -167,6 +169,20 @@ def test_new_picture_keeps_what_stands_before_it(engines: tuple[Engine, Engine])
         list(answer)
     assert answer.stats.reused >= 40
     assert answer.stats.prefilled < 64 + 40
+
+
+def test_prepared_question_decodes_only_itself(engines: tuple[Engine, Engine]) -> None:
+    """With the picture prepared, only the question and what follows it are decoded."""
+    engine = engines[0]
+    chat = Chat(engine, ChatConfig(history_turns=0, max_tokens=8, sampling=GREEDY))
+    for index in (1, 2):
+        picture = engine.picture(PICTURES[index])
+        assert chat.prepare(picture).prefilled >= 64
+        assert chat.prepare(picture).prefilled == 0
+        answer = chat.ask(QUESTIONS[0], picture)
+        list(answer)
+        assert answer.stats.encode_s < 1e-3
+        assert answer.stats.prefilled < 24
 
 
 def test_embeddings_of_the_last_pictures_are_kept(

@@ -202,6 +202,69 @@ class TestImageTopic:
                 assert robot.next_text() == answer(scene, DESCRIBE)
 
 
+class TestPreInference:
+    """pre_infer 1: the picture's work is done before the question comes."""
+
+    def test_wake_word(self, start: Start) -> None:
+        """The wake word prepares the frame of the next question and is not answered."""
+        (seen, first), (later, second) = draw_scene(70), draw_scene(71)
+        with start(feed_type=1, pre_infer=1, image_timeout=20.0) as robot:
+            robot.wait_until_ready()
+            robot.show(first)
+            robot.say('你好，')
+            robot.wait_for(lambda: int(robot.status['KV cells used']) >= 64, 'preparing')
+            robot.show(second)
+            assert robot.ask(DESCRIBE) == answer(seen, DESCRIBE)
+            robot.wait_for(lambda: int(robot.status['KV cells reused']) >= 64, 'diagnostics')
+            assert float(robot.status['encoder ms']) == 0
+            assert robot.ask(DESCRIBE) == answer(later, DESCRIBE)
+
+    def test_free_running(self, start: Start) -> None:
+        """Without wake words the newest frame is prepared while the node is idle."""
+        scenes = [draw_scene(72), draw_scene(73)]
+        with start(feed_type=1, pre_infer=True, wake_words='', pre_infer_period=0.1) as robot:
+            robot.wait_until_ready()
+            for scene, bgr in scenes:
+                robot.show(bgr)
+                robot.wait_for(lambda: int(robot.status['KV cells used']) >= 64, 'preparing')
+                assert robot.ask(DESCRIBE_ZH) == answer(scene, DESCRIBE_ZH)
+                robot.wait_for(lambda: int(robot.status['KV cells reused']) >= 64, 'diagnostics')
+
+    def test_prepared_frame_may_be_too_old(self, start: Start) -> None:
+        """A prepared frame that max_image_age forbids is not answered about."""
+        with start(feed_type=1, pre_infer=1, max_image_age=0.5, image_timeout=0.1) as robot:
+            robot.wait_until_ready()
+            robot.show(draw_scene(74)[1])
+            robot.say('你好')
+            stale = 'more than max_image_age 0.5 s'
+            robot.wait_for(lambda: stale in robot.ask(DESCRIBE), 'the frame getting old')
+
+    def test_local_image_is_prepared_at_start(
+        self, start: Start, picture_file: Callable[..., Path]
+    ) -> None:
+        """A local image is encoded and decoded before anybody asks."""
+        scene, bgr = draw_scene(75)
+        with start(image=picture_file(bgr)) as robot:
+            robot.wait_for(lambda: int(robot.status.get('KV cells used', 0)) >= 64, 'preparing')
+            assert robot.ask(DESCRIBE) == answer(scene, DESCRIBE)
+            robot.wait_for(lambda: int(robot.status['KV cells reused']) >= 64, 'diagnostics')
+
+
+def test_similar_frames_are_one(start: Start) -> None:
+    """With frame_reuse_threshold a frame that hardly differs is not encoded again."""
+    scene, bgr = draw_scene(76)
+    with start(feed_type=1, frame_reuse_threshold=3.0, image_timeout=20.0) as robot:
+        robot.wait_until_ready()
+        robot.show(bgr)
+        assert robot.ask(DESCRIBE) == answer(scene, DESCRIBE)
+        robot.show(cv2.add(bgr, (1, 1, 1, 0)))
+        assert robot.ask(DESCRIBE) == answer(scene, DESCRIBE)
+        robot.wait_for(lambda: int(robot.status['KV cells reused']) >= 64, 'diagnostics')
+        other, different = draw_scene(77)
+        robot.show(different)
+        assert robot.ask(DESCRIBE) == answer(other, DESCRIBE)
+
+
 def test_pictures_of_another_rasteriser(start: Start, family: str) -> None:
     """Ten pictures drawn by another program than the training's are described rightly."""
     images = ROOT / 'test' / 'images'
