@@ -28,7 +28,7 @@ def find_file(parameter: str, name: str) -> Path:
     tried = []
     for folder in [Path()] if os.path.isabs(name) else _folders():
         path = folder.absolute() / name
-        if path.is_file():
+        if os.path.isfile(path):  # unlike Path.is_file it takes any text for a name
             return path
         tried.append(str(path))
     places = ', '.join(dict.fromkeys(tried))

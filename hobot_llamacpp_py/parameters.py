@@ -105,7 +105,11 @@ class Parameters:
         0.5, 'sampling temperature; 0: greedy', at_least=0, at_most=100, runtime=True
     )
     top_k: int = _param(
-        40, 'sample from this many most likely tokens; 0: from all', at_least=0, runtime=True
+        40,
+        'sample from this many most likely tokens; 0: from all',
+        at_least=0,
+        at_most=0x7FFFFFFF,
+        runtime=True,
     )
     top_p: float = _param(
         0.95,

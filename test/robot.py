@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,18 @@ _domains = count(os.getpid())
 class Robot:
     """One process of the installed node, and everything a client can do to it.
 
-    Use as a context manager. `parameters` are the node's, as on a command line.
+    Use as a context manager. `parameters` are the node's, as on a command line; `arguments`
+    follow them.
     """
 
-    def __init__(self, installed: Path, folder: Path, parameters: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        installed: Path,
+        folder: Path,
+        parameters: dict[str, Any],
+        arguments: Sequence[str] = (),
+    ) -> None:
+        self._arguments = arguments
         self.texts: list[str] = []
         self.partials: list[str] = []
         self.speech: list[str] = []
@@ -83,6 +91,7 @@ class Robot:
         for name, value in self._parameters.items():
             shown = f"'{value}'" if isinstance(value, (str, Path)) else str(value).lower()
             arguments += ['-p', f'{name}:={shown}']
+        arguments += self._arguments
         executable = self._installed / 'lib/hobot_llamacpp_py/hobot_llamacpp_py'
         self._log_path = self._folder / f'node-{self._domain}.log'
         self._log_file = self._log_path.open('w')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 from hobot_llamacpp_py.config import ChatConfig
@@ -26,6 +27,7 @@ class Chat:
         self.engine = engine
         self.turns: tuple[Turn, ...] = ()
         self._resets = 0
+        self._lock = threading.Lock()  # `reset` may be called from any thread
 
     def ask(
         self, question: str, picture: Picture | None = None, cancel: CancelToken | None = None
@@ -35,8 +37,9 @@ class Chat:
         A picture that the conversation is about already is not shown again. The turn joins the
         history when its answer has ended and says something, also after a cancel.
         """
+        resets = self._resets  # before the turns are read: a reset from now on counts
         answer = self.engine.generate(self._request(question, picture), cancel)
-        answer.pieces = self._remember(answer, answer.pieces, self._resets)
+        answer.pieces = self._remember(answer, answer.pieces, resets)
         return answer
 
     def prepare(self, picture: Picture | None = None, cancel: CancelToken | None = None) -> Stats:
@@ -45,8 +48,9 @@ class Chat:
 
     def reset(self) -> None:
         """Forget the conversation, an answer that is just being given included."""
-        self._resets += 1
-        self.turns = ()
+        with self._lock:
+            self._resets += 1
+            self.turns = ()
 
     def _request(self, question: str, picture: Picture | None) -> Request:
         turns, limit = self.turns, self.config.history_turns
@@ -66,7 +70,8 @@ class Chat:
 
     def _remember(self, answer: Answer, pieces: Iterator[str], resets: int) -> Iterator[str]:
         yield from pieces
-        if answer.tokens and resets == self._resets:
-            *earlier, last = answer.turns
-            given = Turn(last.question, last.image, tuple(answer.tokens))
-            self.turns = (*earlier, given)
+        *earlier, last = answer.turns
+        given = Turn(last.question, last.image, tuple(answer.tokens))
+        with self._lock:
+            if answer.tokens and resets == self._resets:
+                self.turns = (*earlier, given)

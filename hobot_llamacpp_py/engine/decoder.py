@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ FLASH_ATTN_TYPES = {
     'off': llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED,
 }
 _ABORTED = 2  # llama_decode's return code
+_LOG_LEVEL_ERROR = 4  # GGML_LOG_LEVEL_ERROR
 _NOT_PLAIN = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
 _INT32_P = ctypes.POINTER(ctypes.c_int32)
 _INT8_P = ctypes.POINTER(ctypes.c_int8)
@@ -55,10 +57,9 @@ _errors: list[str] = []
 
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
 def _on_llama_log(level: int, text: bytes, _: Any) -> None:
-    message = text.decode('utf-8', 'replace').rstrip()
-    if level == 3:  # GGML_LOG_LEVEL_ERROR
+    message = text.decode('utf-8', 'replace').strip()
+    if level == _LOG_LEVEL_ERROR:
         _errors.append(message)
-        del _errors[:-8]
     if message:
         log.debug('llama.cpp: %s', message)
 
@@ -121,7 +122,7 @@ class Decoder:
         params = llama_cpp.llama_model_default_params()
         self._model = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
         if not self._model:
-            raise ModelFileError(f'llama.cpp cannot load {self.path}: {_last_error()}')
+            raise ModelFileError(f'llama.cpp cannot load {self.path}: {_first_error()}')
         self._vocab: Any = llama_cpp.llama_model_get_vocab(self._model)
         self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
         self.n_embd: int = llama_cpp.llama_model_n_embd(self._model)
@@ -130,8 +131,10 @@ class Decoder:
 
     def _open_context(self, config: DecoderConfig) -> None:
         params = llama_cpp.llama_context_default_params()
-        params.n_ctx = params.n_batch = config.n_ctx
-        params.n_ubatch = min(config.n_ubatch, config.n_ctx)
+        # llama.cpp rounds n_ctx up like this, but not n_batch, and aborts when a batch is larger.
+        n_ctx = -(-config.n_ctx // 256) * 256
+        params.n_ctx = params.n_batch = n_ctx
+        params.n_ubatch = min(config.n_ubatch, n_ctx)
         params.n_threads = params.n_threads_batch = self.n_threads
         params.flash_attn_type = FLASH_ATTN_TYPES[config.flash_attn]
         params.type_k = params.type_v = KV_CACHE_TYPES[config.kv_cache_type]
@@ -139,7 +142,7 @@ class Decoder:
         _errors.clear()
         self._context = llama_cpp.llama_init_from_model(self._model, params)
         if not self._context:
-            reason = _last_error()
+            reason = _first_error()
             raise ModelFileError(
                 f'llama.cpp cannot make a context of n_ctx {config.n_ctx} for {self.path}:'
                 f' {reason}'
@@ -190,12 +193,19 @@ class Decoder:
     def tokenize(self, text: str) -> list[int]:
         """Tokenise plain text: no part of it becomes a special token, whatever it contains."""
         ids = self._tokenize(text, parse_special=False)
-        for token in ids:
-            # llama.cpp matches USER_DEFINED tokens even without parse_special: cut through them.
-            special = self._token_text(token) if self._is_special(token) else ''
-            at = text.find(special) if len(special) > 1 and not special.isspace() else -1
-            if at >= 0:
-                return self.tokenize(text[: at + 1]) + self.tokenize(text[at + 1 :])
+        specials: set[str] = set()
+        # llama.cpp matches USER_DEFINED tokens even without parse_special: cut through them all.
+        while new := {self._token_text(t) for t in set(ids) if self._is_special(t)} - specials:
+            specials |= new
+            cuts = {0, len(text)}
+            for special in specials:
+                if len(special) > 1 and not special.isspace():
+                    found = re.finditer(f'(?={re.escape(special)})', text)
+                    cuts |= {match.start() + 1 for match in found}
+            ends = sorted(cuts)
+            ids = []
+            for start, end in zip(ends, ends[1:], strict=False):
+                ids += self._tokenize(text[start:end], parse_special=False)
         return ids
 
     def split_special(self, text: str) -> list[Special | Text]:
@@ -304,11 +314,13 @@ class Decoder:
         if code == 0:
             self.n_past += batch.n_tokens
             return
+        reason = _first_error()
+        _errors.clear()
         # Some of the batch may have been processed: forget it, so that n_past stays the truth.
         self.trim(self.n_past)
         if code == _ABORTED:
             raise CancelledError('the request was cancelled')
-        raise InferenceError(f'llama_decode failed with code {code}: {_last_error()}')
+        raise InferenceError(f'llama_decode failed with code {code}: {reason}')
 
     def trim(self, n_keep: int) -> int:
         """Drop all positions from `n_keep` on; return how many are dropped.
@@ -367,7 +379,8 @@ class Sampler:
         )
         if config.repeat_penalty != 1.0 and config.repeat_last_n != 0:
             # llama.cpp takes -1 for none at all, and not, as its users do, for the whole context.
-            last_n = n_ctx if config.repeat_last_n < 0 else config.repeat_last_n
+            # And it allocates what it is told: no more than there can be.
+            last_n = n_ctx if config.repeat_last_n < 0 else min(config.repeat_last_n, n_ctx)
             self._add(
                 llama_cpp.llama_sampler_init_penalties(
                     n_vocab, last_n, config.repeat_penalty, 0.0, 0.0
@@ -405,5 +418,6 @@ def _pointer(array: npt.NDArray[Any], kind: Any) -> Any:
     return array.ctypes.data_as(kind)
 
 
-def _last_error() -> str:
-    return _errors[-1] if _errors else 'no reason given'
+def _first_error() -> str:
+    """Return the cause; the errors that follow it only say that the call failed."""
+    return _errors[0] if _errors else 'no reason given'

@@ -356,17 +356,22 @@ class Engine:
     # -- prompt ----------------------------------------------------------------------------------
 
     def _fit_context(self, request: Request) -> tuple[tuple[Turn, ...], list[Element]]:
-        """Render a request, without its oldest turns where the answer would have no room."""
-        turns = request.turns
+        """Render a request, without its oldest turns where the answer would have no room.
+
+        Then so many go that half of the context is free: with one at a time the prompt would
+        begin otherwise at every turn, and nothing in the KV cache could be reused.
+        """
+        turns, n_ctx = request.turns, self.decoder.n_ctx
+        limit = n_ctx - min(request.max_tokens, n_ctx // 4)
         while True:
             elements = self._elements(request.system, turns)
             n = count_positions(elements)
-            if n + request.max_tokens <= self.decoder.n_ctx or len(turns) == 1:
+            if n <= limit or len(turns) == 1:
                 break
-            turns = without_oldest(turns)
-        if n >= self.decoder.n_ctx:
+            turns, limit = without_oldest(turns), n_ctx // 2
+        if n >= n_ctx:
             raise PromptError(
-                f'the prompt takes {n} positions, the context has {self.decoder.n_ctx}:'
+                f'the prompt takes {n} positions, the context has {n_ctx}:'
                 ' shorten it or raise n_ctx'
             )
         return turns, elements

@@ -7,6 +7,7 @@ import re
 __all__ = ['RepetitionGuard']
 
 _END = re.compile(r'[。！？!?…\n]+|\.(?=\s)')
+_LIST_NUMBER = re.compile(r'\s*\d+\.')
 _FINAL = '。！？!?….\n \t'
 
 
@@ -22,6 +23,7 @@ class RepetitionGuard:
         self.repeated = False
         """A sentence came for the second time; the answer should end."""
         self._said: set[str] = set()
+        self._last_line = ''
         self._sentence = ''
         self._passed = 0  # characters of the sentence that were passed on
         self._space: str | None = None  # withheld white space; None before the first word
@@ -30,27 +32,46 @@ class RepetitionGuard:
         """Take the next piece of the answer; return what may be shown now."""
         shown = ''
         self._sentence += text
-        while end := _END.search(self._sentence):
-            sentence, rest = self._sentence[: end.end()], self._sentence[end.end() :]
-            key = _key(sentence, is_line='\n' in end[0])
-            if key in self._said:
+        while end := self._end():
+            sentence, rest = self._sentence[:end], self._sentence[end:]
+            if self._repeats(sentence):
                 self.repeated = True
                 return shown
-            if key:
-                self._said.add(key)
+            self._remember(sentence)
             shown += self._trimmed(sentence[self._passed :])
             self._sentence, self._passed = rest, 0
         start = self._sentence.strip(_FINAL)
-        if start and not any(said.startswith(start) for said in self._said):
+        withheld = not start or self._last_line.startswith(start)
+        if not withheld and not any(said.startswith(start) for said in self._said):
             shown += self._rest()
         return shown
 
     def finish(self) -> str:
         """Return what is left to show when the answer has ended."""
-        if _key(self._sentence, is_line=False) in self._said and not self._passed:
+        if not self.repeated and not self._passed and self._repeats(self._sentence):
             self.repeated = True
-            return ''
-        return self._rest()
+        return '' if self.repeated else self._rest()
+
+    def _end(self) -> int:
+        """Return where the first sentence ends, 0 if it does not yet."""
+        for end in _END.finditer(self._sentence):
+            if not _LIST_NUMBER.fullmatch(self._sentence, 0, end.end()):
+                return end.end()
+        return 0
+
+    def _repeats(self, sentence: str) -> bool:
+        key = sentence.strip(_FINAL)
+        return key in self._said or (key == self._last_line and key != '')
+
+    def _remember(self, sentence: str) -> None:
+        key = sentence.strip(_FINAL)
+        if not any(letter.isalpha() for letter in key):
+            return
+        if _is_line(sentence):
+            # Lists, code and JSON have equal lines: only one right after the other is a loop.
+            self._last_line = key
+        else:
+            self._said.add(key)
 
     def _rest(self) -> str:
         rest = self._sentence[self._passed :]
@@ -65,14 +86,6 @@ class RepetitionGuard:
         return shown
 
 
-def _key(sentence: str, *, is_line: bool) -> str:
-    """Return what makes two sentences the same; empty where a repetition means nothing.
-
-    A line without a full stop may be a list's item: it counts from two words on.
-    """
-    key = sentence.strip(_FINAL)
-    if not any(letter.isalpha() for letter in key):
-        return ''
-    if is_line and len(key.split()) < 2 and key.isascii():
-        return ''
-    return key
+def _is_line(sentence: str) -> bool:
+    """Tell whether a sentence was ended by a line break alone."""
+    return not re.search(r'[。！？!?….]["”’』」）)]*\s*$', sentence)

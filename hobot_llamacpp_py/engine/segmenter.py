@@ -11,7 +11,9 @@ __all__ = ['SpeechSegmenter']
 # are one piece.
 _CUT = re.compile(r'[。！？；，、：…]+["”’』」）)]*|[.!?;,:]+["\')]*(?=\s)|\n')
 _ABBREVIATION = re.compile(r'(?:^|\s)(?:[A-Za-z]|e\.g|i\.e|etc|vs|Mr|Mrs|Ms|Dr|Prof|St|No|Fig)\.$')
-_MARKDOWN = re.compile(r'^\s*(?:#+\s+|[-*+]\s+|>\s+)|[*_`~#|]+')
+# Headings, bullets and quotes at the start; emphasis at the edges of words: 2*3 and a_b stay.
+_MARKDOWN = re.compile(r'^\s*(?:#+\s+|[-*+]\s+|>\s+)|\*\*|__|~~|`+|(?<!\w)[*_]+|[*_]+(?!\w)')
+_CLOSING = '"”’』」）)] \t\n'
 _TOO_LONG = 80  # characters after which a clause without punctuation is cut at a space
 
 
@@ -48,7 +50,7 @@ def _speakable(pieces: list[str]) -> list[str]:
     """Drop marks, emoji and pieces without a letter or digit."""
     spoken = []
     for piece in pieces:
-        plain = _MARKDOWN.sub('', piece)
+        plain = _MARKDOWN.sub('', piece).replace('|', ' ').lstrip(_CLOSING)
         # Category So is emoji and dingbats; Cs and Co never make a sound either.
         plain = ''.join(c for c in plain if unicodedata.category(c) not in ('So', 'Cs', 'Co'))
         if any(c.isalnum() for c in plain):

@@ -17,7 +17,7 @@ from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy, qos_profile_
 from sensor_msgs.msg import CompressedImage, Image
 
 from hobot_llamacpp_py.errors import ImageError, ParameterError
-from hobot_llamacpp_py.vision.image_file import nv12_to_bgr
+from hobot_llamacpp_py.vision.image_file import decoded, nv12_to_bgr
 
 __all__ = [
     'Frame',
@@ -71,8 +71,8 @@ class ImageSubscription:
     Args:
         node: the node that subscribes.
         topic: the topic's name.
-        transport: `raw`, `compressed`, or `auto`: as the topic's publisher has it, else
-            `<topic>/compressed` if somebody publishes there; changes are followed.
+        transport: `raw`; `compressed`: the topic itself or `<topic>/compressed`; or `auto`: as the
+            topic's publisher has it, else `<topic>/compressed`. Changes are followed.
         on_message: called with each message.
     """
 
@@ -84,14 +84,18 @@ class ImageSubscription:
         self._node, self._on_message = node, on_message
         self._subscription: Any = None
         self._losing = False
-        raw, compressed = _Source(topic, Image), _Source(topic, CompressedImage)
-        if transport == 'auto':
-            beside = _Source(f'{topic}/compressed', CompressedImage)
-            self._candidates: tuple[_Source, ...] = (raw, compressed, beside)
-            self._current: _Source | None = None
-        else:
-            self._candidates = (raw,) if transport == 'raw' else (compressed,)
-            self._subscribe(self._candidates[0], ReliabilityPolicy.BEST_EFFORT)
+        topic = node.resolve_topic_name(topic)  # `/compressed` belongs behind the remapped name
+        raw = _Source(topic, Image)
+        compressed = _Source(topic, CompressedImage)
+        beside = _Source(f'{topic}/compressed', CompressedImage)
+        self._candidates: tuple[_Source, ...] = {
+            'raw': (raw,),
+            'compressed': (compressed, beside),
+            'auto': (raw, compressed, beside),
+        }[transport]
+        self._current: _Source | None = None
+        if len(self._candidates) == 1:
+            self._subscribe(raw, ReliabilityPolicy.BEST_EFFORT)
         self._follow()
         node.create_timer(POLL_PERIOD, self._follow)
 
@@ -282,14 +286,13 @@ def compressed_to_bgr(message: CompressedImage) -> npt.NDArray[np.uint8]:
     Raises:
         ImageError: the data is not a picture.
     """
-    data = np.frombuffer(message.data, np.uint8)
-    bgr = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    bgr = decoded(message.data)
     if bgr is None:
         raise ImageError(
-            f'a compressed image of {data.size} bytes with format {message.format!r} cannot be'
-            ' decoded; jpeg and png are supported'
+            f'a compressed image of {len(message.data)} bytes with format {message.format!r}'
+            ' cannot be decoded; jpeg and png are supported'
         )
-    return bgr  # type: ignore[return-value]
+    return bgr
 
 
 @functools.cache

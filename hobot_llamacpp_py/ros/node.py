@@ -16,7 +16,7 @@ from typing import Any
 
 import rclpy
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
-from rclpy.exceptions import NameValidationException
+from rclpy.exceptions import NameValidationException, ParameterException
 from rclpy.executors import (
     ExternalShutdownException,
     ShutdownException,
@@ -80,6 +80,7 @@ class LlamacppNode(Node):
         self._settings = self._declare_parameters()
         parameters = self._settings
         self._check_supported(parameters)
+        self._check_topics(parameters)
         self._files = self._find_files(parameters)
 
         self._last_stats = Stats()
@@ -155,6 +156,16 @@ class LlamacppNode(Node):
             raise ParameterError('once needs a user_prompt to answer')
         if parameters.continuous and parameters.feed_type != 1:
             raise ParameterError('continuous needs images on a topic: set feed_type:=1')
+
+    def _check_topics(self, parameters: Parameters) -> None:
+        for name in specs():
+            if name.endswith('_topic_name'):
+                topic = getattr(parameters, name)
+                try:
+                    self.resolve_topic_name(topic)
+                except Exception as error:  # of rclpy's C library, not exported
+                    reason = str(error).split(', at ')[0]
+                    raise ParameterError(f'{name}: {topic!r} is no topic: {reason}') from None
 
     def _find_files(self, parameters: Parameters) -> dict[str, str]:
         """Find all files before any is loaded, so that a miss is told at once."""
@@ -262,10 +273,12 @@ class LlamacppNode(Node):
         except VlmError as error:
             return SetParametersResult(successful=False, reason=str(error))
         prompt = parameters.user_prompt if 'user_prompt' in values else ''
+        before, self._worker.parameters = self._settings, parameters
         if prompt and not self._enqueue(prompt):
+            self._worker.parameters = before
             reason = f'{parameters.prompt_queue_size} prompts are waiting already'
             return SetParametersResult(successful=False, reason=reason)
-        self._settings = self._worker.parameters = parameters
+        self._settings = parameters
         return SetParametersResult(successful=True)
 
     def _publish_diagnostics(self) -> None:
@@ -311,7 +324,7 @@ class LlamacppNode(Node):
         self._last_stats, self._last_error = answer.stats, ''
         self._results.end(answer.text)
         self.get_logger().info(f'answer: {_line(answer.text)}')
-        if answer.finish in ('length', 'context', 'cancelled'):
+        if answer.finish != 'stop':
             self.get_logger().info(f'the answer was cut ({answer.finish})')
         self._finish_once(0)
 
@@ -387,19 +400,23 @@ def run(args: list[str] | None = None) -> int:
         signal.signal(number, lambda *_: exits.put(0))
     try:
         node = LlamacppNode(on_finished=exits.put)
-    except (VlmError, NameValidationException) as error:
+    except (VlmError, NameValidationException, ParameterException) as error:
         rclpy.logging.get_logger('llamacpp_node').fatal(' '.join(str(error).split()))
         rclpy.shutdown()
         return 1
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    spinner = threading.Thread(target=_spin, args=(executor, node), name='executor', daemon=True)
+    stopping = threading.Event()
+    spinner = threading.Thread(
+        target=_spin, args=(executor, node, stopping), name='executor', daemon=True
+    )
     spinner.start()
     status = exits.get()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the end is near already
     ended = node.close()
+    stopping.set()
     executor.shutdown(timeout_sec=STOP_TIMEOUT / 4)
     spinner.join(STOP_TIMEOUT / 4)
     if not ended or spinner.is_alive():
@@ -412,15 +429,17 @@ def run(args: list[str] | None = None) -> int:
     return status
 
 
-def _spin(executor: SingleThreadedExecutor, node: LlamacppNode) -> None:
+def _spin(executor: SingleThreadedExecutor, node: LlamacppNode, stopping: threading.Event) -> None:
     """Serve callbacks until the executor is shut down; one that fails does not end the node."""
-    while rclpy.ok():
+    while not stopping.is_set() and rclpy.ok():
         try:
             executor.spin()
             return
         except (ExternalShutdownException, ShutdownException):
             return
         except Exception as error:
+            if stopping.is_set():  # Humble's executor stumbles over its own shutdown
+                return
             node.get_logger().error(f'a callback failed: {type(error).__name__}: {error}')
 
 

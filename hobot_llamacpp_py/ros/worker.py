@@ -77,6 +77,7 @@ class Inbox:
                     return Work.PROMPT
                 delay = not_before - time.monotonic()
                 if for_frame and not self._frame_used and delay <= 0:
+                    self._frame_used = True  # whatever comes of it: not again
                     return Work.FRAME
                 self._changed.wait(delay if for_frame and delay > 0 else None)
             return Work.END
@@ -216,22 +217,30 @@ class Worker(threading.Thread):
                 return
             self._listener.on_ready(engine)
             while (work := self._wait()) is not Work.END:
-                if work is Work.PROMPT:
-                    self._take(self._inbox.take_prompt())
-                elif self.parameters.continuous:
-                    self._take(self.parameters.user_prompt)
-                else:
-                    self._prepare_frame(timeout=0)
+                try:
+                    self._work(work)
+                except Exception as error:
+                    log.error('a result could not be published: %s', error)
 
     def _wait(self) -> Work:
         self.state = 'idle'
         parameters = self.parameters
         # Without a wake word the newest frame is prepared whenever there is nothing else to do.
         idle_preparation = parameters.pre_infer and not _words(parameters.wake_words)
+        asks_again = parameters.continuous and parameters.user_prompt.strip()
         return self._inbox.wait(
-            for_frame=bool(parameters.continuous or idle_preparation),
-            not_before=0 if parameters.continuous else self._prepare_next,
+            for_frame=bool(asks_again or idle_preparation),
+            not_before=0 if asks_again else self._prepare_next,
         )
+
+    def _work(self, work: Work) -> None:
+        if work is Work.PROMPT:
+            self._take(self._inbox.take_prompt())
+        elif self.parameters.continuous:
+            if self.parameters.user_prompt.strip():  # it may have been emptied meanwhile
+                self._take(self.parameters.user_prompt)
+        else:
+            self._prepare_frame(timeout=0)
 
     def _prepare(self, engine: Engine) -> None:
         """Do before the first prompt what can be done: the system prompt, and a local image."""
@@ -308,9 +317,7 @@ class Worker(threading.Thread):
         """Return the frame that a question is about: the prepared one, else the newest."""
         assert self._chat is not None
         parameters = self.parameters
-        prepared = self._prepared
-        if _words(parameters.wake_words):
-            self._prepared = None  # each wake word prepares one question
+        prepared, self._prepared = self._prepared, None  # one preparation, one question
         max_age = parameters.max_image_age
         if prepared and not 0 < max_age < time.monotonic() - prepared[0].received:
             return prepared

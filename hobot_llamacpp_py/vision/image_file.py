@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from hobot_llamacpp_py.errors import ImageError
 
-__all__ = ['nv12_to_bgr', 'read_image', 'read_nv12']
+__all__ = ['decoded', 'nv12_to_bgr', 'read_image', 'read_nv12']
 
 
 def read_image(path: str | Path) -> npt.NDArray[np.uint8]:
@@ -19,13 +19,21 @@ def read_image(path: str | Path) -> npt.NDArray[np.uint8]:
     Raises:
         ImageError: the file cannot be read or decoded.
     """
-    data = np.frombuffer(_read(path), np.uint8)
-    bgr = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    bgr = decoded(_read(path))
     if bgr is None:
         raise ImageError(
             f'{path} is not a picture that OpenCV can decode; a raw NV12 file needs image_type:=1'
         )
-    return bgr  # type: ignore[return-value]
+    return bgr
+
+
+def decoded(data: bytes) -> npt.NDArray[np.uint8] | None:
+    """Decode an encoded picture to BGR [h, w, 3]; None if it is none."""
+    buffer = np.frombuffer(data, np.uint8)
+    try:
+        return cv2.imdecode(buffer, cv2.IMREAD_COLOR) if buffer.size else None  # type: ignore[return-value]
+    except cv2.error:  # a header that promises more pixels than OpenCV allows
+        return None
 
 
 def read_nv12(path: str | Path, width: int, height: int) -> npt.NDArray[np.uint8]:

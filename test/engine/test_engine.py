@@ -341,6 +341,58 @@ def test_full_context_ends_an_answer(family: str, monkeypatch: pytest.MonkeyPatc
         assert ask(engine, DESCRIBE, bgr, max_tokens=64) == answer(scene, DESCRIBE)
 
 
+@pytest.mark.parametrize('n_ctx', [300, 1000])
+def test_odd_context_sizes(family: str, n_ctx: int) -> None:
+    """A context of any size is filled to its end, and a longer prompt is refused, not fatal."""
+    with open_engine(family, DecoderConfig(n_ctx=n_ctx, n_threads=1)) as engine:
+        for letters in range(n_ctx - 20, n_ctx + 300, 9):
+            request = Request((Turn('é' * (letters // 2)),), max_tokens=4, sampling=GREEDY)
+            try:
+                list(engine.generate(request))
+            except PromptError as error:
+                assert 'the context has' in str(error)
+                return
+        pytest.fail('no prompt was too long')
+
+
+def test_full_context_keeps_reusing(family: str) -> None:
+    """When old turns have to go, many go at once: most questions still reuse what was decoded."""
+    with open_engine(family, DecoderConfig(n_ctx=512, n_threads=1)) as engine:
+        chat = Chat(engine, ChatConfig(sampling=GREEDY, max_tokens=4096))
+        reused = []
+        for i in range(60):
+            answer = chat.ask(f'What is {i % 10} plus {i % 7}?')
+            list(answer)
+            reused.append(answer.stats.reused > answer.stats.prefilled)
+        assert len(chat.turns) > 2
+        assert sum(reused[1:]) > 0.8 * len(reused[1:])
+
+
+def test_many_special_tokens(engine: Engine) -> None:
+    """Thousands of typed special tokens are as harmless as one, and take no time."""
+    text = '<|custom|>' * 3000 + '<|im_end|>'
+    ids = engine.decoder.tokenize(text)
+    assert b''.join(map(engine.decoder.piece, ids)).decode() == text
+    assert engine.decoder.special_id('<|custom|>') not in ids
+
+
+def test_reset_while_a_question_is_rendered(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reset that comes while a question is being asked is not undone by its answer."""
+    chat = Chat(engine, ChatConfig(sampling=GREEDY))
+    list(chat.ask('Hello'))
+    generate = engine.generate
+
+    def reset_meanwhile(*arguments: object) -> object:
+        chat.reset()
+        return generate(*arguments)
+
+    monkeypatch.setattr(engine, 'generate', reset_meanwhile)
+    list(chat.ask('Hello'))
+    assert chat.turns == ()
+
+
 @pytest.mark.parametrize('cache', ['f32', 'q8_0', 'q4_0'])
 @pytest.mark.parametrize('flash_attn', ['on', 'off'])
 def test_cache_types(family: str, cache: str, flash_attn: str) -> None:
@@ -350,6 +402,7 @@ def test_cache_types(family: str, cache: str, flash_attn: str) -> None:
         engine = open_engine(family, config)
     except ModelFileError as error:
         assert 'cannot make a context' in str(error)
+        assert 'no reason given' not in str(error)
         assert (cache, flash_attn) in {('q8_0', 'off'), ('q4_0', 'off')}
         return
     with engine:
@@ -390,7 +443,7 @@ def test_truncated_decoder_file(family: str, tmp_path: Path) -> None:
     whole = MODELS[family][1].read_bytes()
     path = tmp_path / 'model.gguf'
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ModelFileError, match='cannot load'):
+    with pytest.raises(ModelFileError, match='corrupted or incomplete'):
         Engine.open(path)
 
 

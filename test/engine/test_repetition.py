@@ -12,8 +12,7 @@ def run(text: str, size: int) -> tuple[str, list[str], bool]:
         shown.append(guard.feed(text[i : i + size]))
         if guard.repeated:
             break
-    else:
-        shown.append(guard.finish())
+    shown.append(guard.finish())
     return ''.join(shown), [piece for piece in shown if piece], guard.repeated
 
 
@@ -26,7 +25,9 @@ def run(text: str, size: int) -> tuple[str, list[str], bool]:
         ('No. No. No. No.', 'No.'),
         ('It is red! It is red!', 'It is red!'),
         ('It is red. It is red', 'It is red.'),
-        ('- a red cat\n- a blue dog\n- a red cat\n- a', '- a red cat\n- a blue dog'),
+        ('a red cat\na blue dog\na blue dog\na', 'a red cat\na blue dog'),
+        ('It is red. It is red. There', 'It is red.'),
+        ('The answer is 5. The answer is 5. The', 'The answer is 5.'),
     ],
 )
 def test_ends_at_a_repetition(text: str, expected: str, size: int) -> None:
@@ -44,6 +45,9 @@ def test_ends_at_a_repetition(text: str, expected: str, size: int) -> None:
         'It is 3.5 m. It is 3.6 m. That is all',
         'red\nblue\nred\nblue',
         '1. red\n2. blue\n3. red',
+        '1. A person.\n2. A person.\n3. A dog.',
+        '[{"shape": "circle",\n "color": "red"},\n {"shape": "star",\n "color": "red"}]',
+        '颜色\n红色\n形状\n圆形\n颜色\n红色',
         'One.\n\nTwo.\nThree: "four." Five',
         '一。二。三。一二。',
     ],

@@ -23,6 +23,8 @@ def spoken(text: str, size: int) -> list[str]:
         ),
         ('Dr. Smith, e.g. here.', ['Dr. Smith,', 'e.g. here.']),
         ('**Bold** and `code` 😀!\n- item', ['Bold and code !', 'item']),
+        ('2*3 is 6. See file_name in C# now', ['2*3 is 6.', 'See file_name in C# now']),
+        ('*so* _it_ is', ['so it is']),
         ('... !!! 😀', []),
         ('', []),
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,13 @@ def start(
     """Return a function that starts the node: `with start(feed_type=1) as robot`."""
 
     @contextmanager
-    def starter(family: str = 'internvl', **parameters: Any) -> Iterator[Robot]:
+    def starter(
+        family: str = 'internvl', arguments: Sequence[str] = (), **parameters: Any
+    ) -> Iterator[Robot]:
         encoder, decoder, model_type = MODELS[family]
         models = dict(model_file_name=encoder, llm_model_name=decoder, model_type=model_type)
         folder = tmp_path_factory.mktemp('node')
-        with Robot(installed, folder, {**models, **parameters}) as robot:
+        with Robot(installed, folder, {**models, **parameters}, arguments) as robot:
             yield robot
 
     return starter

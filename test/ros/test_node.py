@@ -169,6 +169,20 @@ class TestImageTopic:
             robot.wait_until_ready()
             assert robot.ask(DESCRIBE) == answer(scene, DESCRIBE)
 
+    @pytest.mark.parametrize('transport', ['auto', 'compressed'])
+    def test_compressed_beside_a_remapped_topic(self, start: Start, transport: str) -> None:
+        """Behind a remapped topic its own /compressed is found."""
+        scene, bgr = draw_scene(67)
+        data = cv2.imencode('.png', bgr)[1].tobytes()
+        remap = ('-r', '/image:=/front/image')
+        options = dict(feed_type=1, image_timeout=20.0, image_transport=transport)
+        with start(arguments=remap, **options) as robot:
+            message = CompressedImage(format='png', data=data)
+            robot.publish(message, '/front/image/compressed')
+            robot.wait_until_ready()
+            assert robot.ask(DESCRIBE) == answer(scene, DESCRIBE)
+            assert robot.status['images'].startswith('/front/image/compressed ')
+
     def test_no_image_is_an_error(self, start: Start) -> None:
         """Without any frame the prompt fails after image_timeout; with one it is answered."""
         with start(feed_type=1, image_timeout=0.2) as robot:
@@ -200,6 +214,24 @@ class TestImageTopic:
                 scene, bgr = draw_scene(seed)
                 robot.show(bgr)
                 assert robot.next_text() == answer(scene, DESCRIBE)
+            assert robot.set_parameter('user_prompt', '') == (True, '')
+            robot.show(draw_scene(68)[1])
+            assert robot.texts == []
+            scene, bgr = draw_scene(69)
+            assert robot.set_parameter('user_prompt', DESCRIBE_ZH) == (True, '')
+            robot.next_text()
+            robot.show(bgr)
+            assert robot.next_text() == answer(scene, DESCRIBE_ZH)
+
+    def test_continuous_with_a_stale_frame(self, start: Start) -> None:
+        """A frame that is too old is complained of once, not without end."""
+        options = dict(continuous=True, user_prompt=DESCRIBE, max_image_age=0.001)
+        with start(feed_type=1, image_timeout=0.05, **options) as robot:
+            robot.wait_until_ready()
+            robot.show(draw_scene(78)[1])
+            assert 'more than max_image_age' in robot.next_text()
+            assert robot.set_parameter('max_image_age', 0.0) == (True, '')
+            assert robot.texts == []
 
 
 class TestPreInference:
@@ -324,6 +356,7 @@ class TestControl:
             ('top_p', 'high', "top_p: 'high' is not a number"),
             ('n_ctx', 128, 'n_ctx is read at start only: restart the node to change it'),
             ('system_prompt', 'none.txt', 'system_prompt: no such file'),
+            ('system_prompt', 'a' * 300 + '.txt', 'system_prompt: no such file'),
         ],
     )
     def test_wrong_run_time_parameters(
@@ -427,6 +460,7 @@ class TestMistakes:
             (dict(temperature='hot'), "temperature: 'hot' is not a number"),
             (dict(llm_model_name='none.gguf'), 'llm_model_name: no such file, tried '),
             (dict(image='none.jpg'), 'image: no such file, tried '),
+            (dict(image='a' * 300), 'image: no such file, tried '),
             (dict(image=CONFIG / 'models.yaml'), 'is not a picture'),
             (dict(llm_model_name=CONFIG / 'models.yaml'), 'is not a GGUF file'),
             (dict(model_file_name=CONFIG / 'models.yaml'), 'no encoder backend for the suffix'),
@@ -468,12 +502,13 @@ class TestMistakes:
             line = 'WARN: there is no parameter user_promt; did you mean user_prompt?'
             assert line in without_stamps(robot.log)
 
-    def test_impossible_topic(self, start: Start) -> None:
+    @pytest.mark.parametrize('name', ['ros_string_sub_topic_name', 'ros_img_sub_topic_name'])
+    def test_impossible_topic(self, start: Start, name: str) -> None:
         """A topic name that ROS refuses is told in one line."""
-        with start(image=CONFIG / 'image2.jpg', ros_string_sub_topic_name='a b') as robot:
+        with start(image=CONFIG / 'image2.jpg', feed_type=1, **{name: 'a b'}) as robot:
             assert robot.wait_for_end() == 1
             assert 'Traceback' not in robot.log
-            assert "'a b'" in robot.log
+            assert 'a b' in without_stamps(robot.log)[-1]
 
     def test_unreadable_yaml(self, start: Start) -> None:
         """What ROS cannot read as YAML ends in a line that shows the right quoting."""
