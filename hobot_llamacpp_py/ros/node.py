@@ -49,7 +49,7 @@ __all__ = ['LlamacppNode', 'main']
 STOP_TIMEOUT = 0.6  # seconds that native code gets to end when the node stops
 READ_TIMEOUT = 5.0  # seconds that subscribers get to take the answer of `once`
 # Seconds in which a listener started with the node is discovered, and it has discovered us.
-DISCOVERY_TIME, MATCH_TIME = 4.0, 0.2
+DISCOVERY_TIME, MATCH_TIME = 5.0, 0.2
 
 BUILT_IN = (
     'To try the built-in model: ros2 run hobot_llamacpp_py hobot_llamacpp_py --ros-args'
