@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hobot_llamacpp_py.errors import InferenceError, ModelFileError
-from hobot_llamacpp_py.vision.encoder import as_embeddings, input_spec
+from hobot_llamacpp_py.vision.tensors import as_embeddings, input_spec
 
 __all__ = ['OnnxEncoder']
 

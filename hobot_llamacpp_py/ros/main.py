@@ -1,0 +1,102 @@
+"""The process around the node: arguments, signals, the executor's thread, and the end."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import threading
+from queue import SimpleQueue
+
+import rclpy
+from rclpy.exceptions import NameValidationException, ParameterException
+from rclpy.executors import (
+    ExternalShutdownException,
+    ShutdownException,
+    SingleThreadedExecutor,
+)
+from rclpy.signals import SignalHandlerOptions
+
+from hobot_llamacpp_py.errors import VlmError
+from hobot_llamacpp_py.ros.node import STOP_TIMEOUT, LlamacppNode
+
+__all__ = ['main', 'run']
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the node until Ctrl-C, SIGTERM or, with `once`, its answer; exit with its status."""
+    sys.exit(run(args))
+
+
+def run(args: list[str] | None = None) -> int:
+    """Run the node and return the exit status: 0, or 1 on an error that a log line explains."""
+    # rclpy's own handlers would shut the context down at once, and the answer that is being
+    # given could not be published any more.
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except Exception as error:
+        print(_argument_error(str(error)), file=sys.stderr)
+        return 1
+    # The main thread only waits, so that a signal is served whatever the others do. (The queue
+    # and no event: a signal handler may put into it.)
+    exits: SimpleQueue[int] = SimpleQueue()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: exits.put(0))
+    try:
+        node = LlamacppNode(on_finished=exits.put)
+    except (VlmError, NameValidationException, ParameterException) as error:
+        rclpy.logging.get_logger('llamacpp_node').fatal(' '.join(str(error).split()))
+        rclpy.shutdown()
+        return 1
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    stopping = threading.Event()
+    spinner = threading.Thread(
+        target=_spin, args=(executor, node, stopping), name='executor', daemon=True
+    )
+    spinner.start()
+    status = exits.get()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the end is near already
+    ended = node.close()
+    stopping.set()
+    executor.shutdown(timeout_sec=STOP_TIMEOUT / 4)
+    spinner.join(STOP_TIMEOUT / 4)
+    if not ended or spinner.is_alive():
+        # Native code, an encoder for example, does not return: leave without it.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    node.destroy_node()
+    rclpy.shutdown()
+    return status
+
+
+def _spin(executor: SingleThreadedExecutor, node: LlamacppNode, stopping: threading.Event) -> None:
+    """Serve callbacks until the executor is shut down; one that fails does not end the node."""
+    while not stopping.is_set() and rclpy.ok():
+        try:
+            executor.spin()
+            return
+        except (ExternalShutdownException, ShutdownException):
+            return
+        except Exception as error:
+            if stopping.is_set():  # Humble's executor stumbles over its own shutdown
+                return
+            node.get_logger().error(f'a callback failed: {type(error).__name__}: {error}')
+
+
+def _argument_error(error: str) -> str:
+    """Turn rcl's error about an argument into a line that shows the right quoting."""
+    rule = re.search(r"parameter override rule: '-p ([^ :]+):=(.*)'\. Error", error, re.DOTALL)
+    if rule is None:
+        return f'the ROS arguments cannot be read: {" ".join(error.split())}'
+    name, value = rule.groups()
+    quoted = value.replace("'", "''")  # as YAML escapes a quote
+    quoted = re.sub(r'(["$`\\])', r'\\\1', quoted)  # and the shell within double quotes
+    return (
+        f'{name}: ROS reads a value as YAML, and {value!r} is none; quote a text twice:'
+        f""" -p {name}:="'{quoted}'" """
+    ).strip()
