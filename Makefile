@@ -13,7 +13,7 @@ help:
 	@echo 'make lint    check style and types'
 	@echo 'make clean   remove .venv and build outputs (the compiled llama.cpp stays in ~/.cache)'
 	@echo
-	@echo 'The first run installs ROS 2 and llama.cpp into .venv, nothing outside it (4 to 10 minutes).'
+	@echo 'The first run installs ROS 2 and llama.cpp into .venv (4 to 10 minutes).'
 	@echo 'PYTHON=/path/to/python3.11 chooses the Python.'
 
 demo:

@@ -194,7 +194,11 @@ class Parameters:
     prompt_queue_size: int = _param(
         8, 'prompts waiting; when full the newest is refused', at_least=1, at_most=10000
     )
-    once: bool = _param(False, 'answer user_prompt once and exit: status 0, or 1 on error')
+    once: bool = _param(
+        False,
+        'answer user_prompt once and exit with status 0, or 1 on error;'
+        ' a subscriber gets 5 s to appear',
+    )
     continuous: bool = _param(
         False, 'feed_type 1: answer user_prompt again on the newest frame whenever idle'
     )
@@ -282,8 +286,12 @@ class ParameterSpec:
             return ', '.join(str(choice) for choice in self.choices)
         low, high = math.isfinite(self.at_least), math.isfinite(self.at_most)
         if low and high:
-            return f'{self.at_least:g} to {self.at_most:g}'
-        return f'at least {self.at_least:g}' if low else ''
+            return f'{_shown(self.at_least)} to {_shown(self.at_most)}'
+        return f'at least {_shown(self.at_least)}' if low else ''
+
+
+def _shown(limit: float) -> str:
+    return str(int(limit)) if float(limit).is_integer() else str(limit)
 
 
 def specs() -> dict[str, ParameterSpec]:

@@ -1,6 +1,7 @@
 """What holds for the source tree as a whole."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -77,3 +78,16 @@ def test_built_in_models_are_small() -> None:
     """All files of config/ together stay below 16 MB."""
     size = sum(path.stat().st_size for path in (ROOT / 'config').rglob('*') if path.is_file())
     assert size < 16e6
+
+
+@pytest.mark.parametrize(
+    'path',
+    sorted(p for p in ROOT.rglob('*.md') if '.venv' not in p.parts),
+    ids=lambda path: path.name,
+)
+def test_documents_are_finished(path: Path) -> None:
+    """No document has a placeholder left, or a link to a file that is not there."""
+    text = path.read_text('utf-8')
+    assert not re.findall(r'@[A-Z]+@', text)
+    for link in re.findall(r'\]\(([^)#:]+)\)', text):
+        assert (path.parent / link).exists(), link

@@ -102,9 +102,10 @@ class ImageSubscription:
     @property
     def description(self) -> str:
         """What is subscribed to, in words."""
-        if self._current is None:
-            return f'nobody publishes on {self._candidates[0].topic} yet'
-        return str(self._current)
+        if self._current is None or not self._published(self._current):
+            return f'nobody publishes on {self._candidates[0].topic}'
+        lost = f', {self.lost} images lost on the way' if self.lost else ''
+        return f'{self._current}, {self._reliability.name}{lost}'
 
     def _follow(self) -> None:
         """Look at the graph and subscribe to what is there."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from enum import Enum
 
 from hobot_llamacpp_py.engine.decoder import CancelToken
@@ -26,6 +27,8 @@ class Inbox:
     """What waits for the inference thread: prompts in order, and the newest frame only."""
 
     def __init__(self, prompt_queue_size: int) -> None:
+        self.image_source: Callable[[], str] = lambda: 'no image topic'
+        """Says in words where images come from, for the error that none did."""
         self.frames_received = 0
         self.frames_dropped = 0
         self.prompts_refused = 0
@@ -95,7 +98,9 @@ class Inbox:
                     break
                 self._changed.wait(deadline - now)
             if self._frame is None:
-                raise ImageError(f'no image came within {timeout:g} s (image_timeout)')
+                raise ImageError(
+                    f'no image came within {timeout:g} s (image_timeout): {self.image_source()}'
+                )
             age = time.monotonic() - self._frame.received
             raise ImageError(
                 f'the newest image is {age:.1f} s old, more than max_image_age {max_age:g} s, and'

@@ -42,7 +42,7 @@ DISCOVERY_TIME, MATCH_TIME = 5.0, 0.2
 BUILT_IN = (
     'To try the built-in model: ros2 run hobot_llamacpp_py hobot_llamacpp_py --ros-args'
     ' -p model_file_name:=config/nano_internvl_vit.onnx'
-    ' -p llm_model_name:=config/nano_internvl.gguf'
+    ' -p llm_model_name:=config/nano_internvl.gguf -p user_prompt:="Describe the image."'
 )
 
 
@@ -209,10 +209,12 @@ class LlamacppNode(Node):
 
         if parameters.is_shared_mem_sub:
             description = subscribe_shared_memory(self, take)
+            self._inbox.image_source = lambda: description
             return lambda: {'images': description}
         images = ImageSubscription(
             self, parameters.ros_img_sub_topic_name, parameters.image_transport, take
         )
+        self._inbox.image_source = lambda: images.description
         return lambda: {'images': images.description, 'frames lost': images.lost}
 
     # -- callbacks: they copy, enqueue and return ------------------------------------------------
@@ -293,7 +295,9 @@ class LlamacppNode(Node):
 
     def on_ready(self, engine: Engine) -> None:
         self._engine = engine
-        self.get_logger().info(f'ready after {time.monotonic() - self._started:.1f} s')
+        seconds = time.monotonic() - self._started
+        topic = self._settings.ros_string_sub_topic_name
+        self.get_logger().info(f'ready after {seconds:.1f} s; questions come from {topic}')
 
     def on_fatal(self, error: str) -> None:
         self.get_logger().fatal(error)
@@ -331,6 +335,8 @@ class LlamacppNode(Node):
 
     def _await_listeners(self) -> None:
         """Give a listener that was started with the node the time to be discovered."""
+        if not self._results.has_reader():
+            self.get_logger().info('once: waiting a few seconds for a subscriber of ~/text')
         while time.monotonic() - self._started < DISCOVERY_TIME:
             if self._results.has_reader():
                 time.sleep(MATCH_TIME)

@@ -174,11 +174,11 @@ class Worker(threading.Thread):
 
     def _take(self, prompt: str) -> None:
         """Answer one prompt; whatever goes wrong becomes one line, and the thread lives on."""
-        parameters = self.parameters
-        if parameters.pre_infer and prompt.strip(PUNCTUATION) in _words(parameters.wake_words):
-            if parameters.feed_type == 1:
-                self._prepare_frame(parameters.image_timeout)
-            return  # other pictures are prepared already
+        if self._is_wake_word(prompt):
+            log.info('preparing, for the wake word %s', prompt)
+            if self.parameters.feed_type == 1:
+                self._prepare_frame(self.parameters.image_timeout)
+            return  # a local image is prepared already
         cancel = CancelToken()
         with self._lock:
             self._running = cancel
@@ -191,6 +191,13 @@ class Worker(threading.Thread):
         finally:
             with self._lock:
                 self._running = None
+
+    def _is_wake_word(self, prompt: str) -> bool:
+        """Tell whether a prompt is to be prepared for, and not to be answered."""
+        parameters = self.parameters
+        if not parameters.pre_infer or parameters.feed_type == 2 or parameters.once:
+            return False
+        return prompt.strip(PUNCTUATION) in _words(parameters.wake_words)
 
     def _answer(self, prompt: str, cancel: CancelToken) -> None:
         assert self._chat is not None

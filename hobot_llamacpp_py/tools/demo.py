@@ -61,7 +61,10 @@ def main() -> None:
     print(f'  ros2 run hobot_llamacpp_py hobot_llamacpp_py {shlex.join(arguments)}\n')
     print(f'Picture: {PARAMETERS["image"]}   Question: {PARAMETERS["user_prompt"]}')
     print('Answer, streamed over /llamacpp_node/partial:\n\n  ', end='', flush=True)
-    status = _run([sys.executable, '-m', 'hobot_llamacpp_py', *arguments])
+    try:
+        status = _run([sys.executable, '-m', 'hobot_llamacpp_py', *arguments])
+    except KeyboardInterrupt:
+        status = 130
     sys.exit(status)
 
 

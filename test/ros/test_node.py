@@ -187,7 +187,8 @@ class TestImageTopic:
         """Without any frame the prompt fails after image_timeout; with one it is answered."""
         with start(feed_type=1, image_timeout=0.2) as robot:
             robot.wait_until_ready()
-            assert robot.ask(DESCRIBE) == '[error] no image came within 0.2 s (image_timeout)'
+            nobody = 'no image came within 0.2 s (image_timeout): nobody publishes on /image'
+            assert robot.ask(DESCRIBE) == f'[error] {nobody}'
             robot.wait_for(lambda: 'no image' in robot.status['last error'], 'the last error')
 
     def test_first_frame_is_waited_for(self, start: Start) -> None:
@@ -250,6 +251,13 @@ class TestPreInference:
             robot.wait_for(lambda: int(robot.status['KV cells reused']) >= 64, 'diagnostics')
             assert float(robot.status['encoder ms']) == 0
             assert robot.ask(DESCRIBE) == answer(later, DESCRIBE)
+
+    def test_wake_word_where_there_is_nothing_to_prepare(self, start: Start) -> None:
+        """In a text chat, and with once, the wake word is a prompt like any other."""
+        for options in (dict(feed_type=2), dict(image=CONFIG / 'image2.jpg')):
+            with start(pre_infer=1, once=True, user_prompt='你好', **options) as robot:
+                assert robot.wait_for_end() == 0
+                assert len(robot.texts) == 1
 
     def test_free_running(self, start: Start) -> None:
         """Without wake words the newest frame is prepared while the node is idle."""
