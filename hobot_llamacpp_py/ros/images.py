@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +48,10 @@ class Frame:
     message: Any
     received: float
     """Time of reception on the steady clock, in seconds."""
+
+    def is_fresh(self, max_age: float) -> bool:
+        """Tell whether it was received at most `max_age` seconds ago; 0: any age will do."""
+        return not 0 < max_age < time.monotonic() - self.received
 
     def bgr(self) -> npt.NDArray[np.uint8]:
         """Convert to BGR [h, w, 3].
@@ -102,7 +107,7 @@ class ImageSubscription:
     @property
     def description(self) -> str:
         """What is subscribed to, in words."""
-        if self._current is None or not self._published(self._current):
+        if self._current is None or not self._is_published:
             return f'nobody publishes on {self._candidates[0].topic}'
         lost = f', {self.lost} images lost on the way' if self.lost else ''
         return f'{self._current}, {self._reliability.name}{lost}'
@@ -111,6 +116,7 @@ class ImageSubscription:
         """Look at the graph and subscribe to what is there."""
         reliabilities = {source: self._published(source) for source in self._candidates}
         found = [source for source in self._candidates if reliabilities[source]]
+        self._is_published = bool(found)
         wanted = self._wanted(found)
         if wanted is None:
             return

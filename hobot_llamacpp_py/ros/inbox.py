@@ -90,10 +90,10 @@ class Inbox:
             while True:
                 if self._closed or cancel.is_set():
                     raise CancelledError('cancelled while waiting for an image')
-                now = time.monotonic()
-                if self._frame and not 0 < max_age < now - self._frame.received:
+                if self._frame and self._frame.is_fresh(max_age):
                     self._frame_used = True
                     return self._frame
+                now = time.monotonic()
                 if now >= deadline:
                     break
                 self._changed.wait(deadline - now)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
+from hobot_llamacpp_py.config import ChatConfig
 from hobot_llamacpp_py.engine.chat import Chat
 from hobot_llamacpp_py.engine.decoder import CancelToken
 from hobot_llamacpp_py.engine.engine import Answer, Engine
@@ -143,34 +145,26 @@ class Worker(threading.Thread):
 
     def _prepare(self, engine: Engine) -> None:
         """Do before the first prompt what can be done: the system prompt, and a local image."""
-        parameters = self.parameters
-        self._chat = Chat(
-            engine, parameters.chat_config(system_prompt_text(parameters.system_prompt))
-        )
-        if parameters.feed_type == 0:
+        self._chat = Chat(engine, _chat_config(self.parameters))
+        if self.parameters.feed_type == 0:
             self._picture = self._read_image(engine)
         self._chat.prepare(self._picture)
 
     def _prepare_frame(self, timeout: float) -> None:
         """Encode and decode the newest frame, so that a question about it finds the work done."""
         assert self._chat is not None
-        cancel = CancelToken()
-        with self._lock:
-            self._running = cancel
-        try:
-            self.state = 'preparing'
-            frame = self._inbox.take_frame(timeout, self.parameters.max_image_age, cancel)
-            picture = self._chat.engine.picture(frame.bgr())
-            self._chat.prepare(picture, cancel)
-            self._prepared = frame, picture
-        except CancelledError:
-            pass
-        except Exception as error:
-            log.warning('a frame cannot be prepared: %s', _one_line(error))
-        finally:
-            self._prepare_next = time.monotonic() + self.parameters.pre_infer_period
-            with self._lock:
-                self._running = None
+        self.state = 'preparing'
+        with self._cancellable() as cancel:
+            try:
+                frame = self._inbox.take_frame(timeout, self.parameters.max_image_age, cancel)
+                picture = self._chat.engine.picture(frame.bgr())
+                self._chat.prepare(picture, cancel)
+                self._prepared = frame, picture
+            except CancelledError:
+                pass
+            except Exception as error:
+                log.warning('a frame cannot be prepared: %s', _one_line(error))
+        self._prepare_next = time.monotonic() + self.parameters.pre_infer_period
 
     def _take(self, prompt: str) -> None:
         """Answer one prompt; whatever goes wrong becomes one line, and the thread lives on."""
@@ -179,15 +173,22 @@ class Worker(threading.Thread):
             if self.parameters.feed_type == 1:
                 self._prepare_frame(self.parameters.image_timeout)
             return  # a local image is prepared already
+        with self._cancellable() as cancel:
+            try:
+                self._answer(prompt, cancel)
+            except CancelledError as error:
+                self._listener.on_cancelled(prompt, str(error))
+            except Exception as error:
+                self._listener.on_error(prompt, _one_line(error))
+
+    @contextmanager
+    def _cancellable(self) -> Iterator[CancelToken]:
+        """Let `cancel` stop what is done with the token meanwhile."""
         cancel = CancelToken()
         with self._lock:
             self._running = cancel
         try:
-            self._answer(prompt, cancel)
-        except CancelledError as error:
-            self._listener.on_cancelled(prompt, str(error))
-        except Exception as error:
-            self._listener.on_error(prompt, _one_line(error))
+            yield cancel
         finally:
             with self._lock:
                 self._running = None
@@ -204,7 +205,7 @@ class Worker(threading.Thread):
         if not prompt.strip():
             raise PromptError('the prompt is empty')
         parameters = self.parameters
-        self._chat.config = parameters.chat_config(system_prompt_text(parameters.system_prompt))
+        self._chat.config = _chat_config(parameters)
         self._listener.on_prompt(prompt)
         frame, picture = None, self._picture
         if parameters.feed_type == 1:
@@ -225,11 +226,15 @@ class Worker(threading.Thread):
         parameters = self.parameters
         prepared, self._prepared = self._prepared, None  # one preparation, one question
         max_age = parameters.max_image_age
-        if prepared and not 0 < max_age < time.monotonic() - prepared[0].received:
+        if prepared and prepared[0].is_fresh(max_age):
             return prepared
         self.state = 'waiting for an image'
         frame = self._inbox.take_frame(parameters.image_timeout, max_age, cancel)
         return frame, self._chat.engine.picture(frame.bgr())
+
+
+def _chat_config(parameters: Parameters) -> ChatConfig:
+    return parameters.chat_config(system_prompt_text(parameters.system_prompt))
 
 
 def _words(text: str) -> set[str]:
