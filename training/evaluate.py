@@ -187,11 +187,12 @@ class PerturbedEncoder:
     def __init__(self, encoder: VisionEncoder, how: str) -> None:
         self._encoder, self._how = encoder, how
         self._last: npt.NDArray[np.float32] | None = None
-        self.spec, self.n_tokens, self.n_embd = encoder.spec, encoder.n_tokens, encoder.n_embd
+        self.input_size = encoder.input_size
+        self.n_tokens, self.n_embd = encoder.n_tokens, encoder.n_embd
 
-    def encode(self, pixel_values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def encode(self, fitted: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return spoilt image embeddings."""
-        embeds = self._encoder.encode(pixel_values)
+        embeds = self._encoder.encode(fitted)
         if self._how == 'zeroed':
             return np.zeros_like(embeds)
         if self._how == 'transposed':

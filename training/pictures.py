@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from hobot_llamacpp_py.vision.preprocess import InputSpec, fit
+from hobot_llamacpp_py.vision.preprocess import fit
 from training import world
 
 __all__ = ['CELL', 'GRID', 'INPUT', 'Pictures', 'load_pictures', 'pad_rgb']
@@ -24,7 +24,6 @@ INPUT = 224
 GRID = 8
 CELL = INPUT // GRID
 _CHUNK = 500
-_SPEC = InputSpec(INPUT, INPUT, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 class Pictures:
@@ -49,7 +48,7 @@ class Pictures:
 
 def pad_rgb(bgr: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Fit a picture as the node does and pad it to the input, as RGB."""
-    fitted = fit(bgr, _SPEC)
+    fitted = fit(bgr, (INPUT, INPUT))
     padded = np.zeros((INPUT, INPUT, 3), np.uint8)
     padded[: fitted.shape[0], : fitted.shape[1]] = fitted[:, :, ::-1]
     return padded

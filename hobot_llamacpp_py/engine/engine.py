@@ -40,7 +40,7 @@ from hobot_llamacpp_py.engine.repetition import RepetitionGuard
 from hobot_llamacpp_py.errors import CancelledError, ModelFileError, PromptError
 from hobot_llamacpp_py.vision.encoder import VisionEncoder, open_encoder
 from hobot_llamacpp_py.vision.picture import Picture
-from hobot_llamacpp_py.vision.preprocess import ResizeMode, fit, normalise
+from hobot_llamacpp_py.vision.preprocess import ResizeMode, fit
 
 __all__ = ['Answer', 'Engine', 'FinishReason', 'Request', 'Stats', 'without_oldest']
 
@@ -182,7 +182,7 @@ class Engine:
         """
         if self.encoder is None:
             raise PromptError('a text chat takes no pictures')
-        pixels = fit(bgr, self.encoder.spec, self._resize_mode)
+        pixels = fit(bgr, self.encoder.input_size, self._resize_mode)
         if pixels is bgr:
             pixels = bgr.copy()  # the caller may draw the next frame into the same array
         last = self._last_picture
@@ -338,7 +338,7 @@ class Engine:
         assert self.encoder is not None
         embeddings = self._embeddings.get(picture.key)
         if embeddings is None:
-            embeddings = self.encoder.encode(normalise(picture.pixels, self.encoder.spec))
+            embeddings = self.encoder.encode(picture.pixels)
             self._embeddings[picture.key] = embeddings
             while len(self._embeddings) > max(1, self._embedding_cache_size):
                 self._embeddings.popitem(last=False)

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from hobot_llamacpp_py.errors import ModelFileError
-from hobot_llamacpp_py.vision.preprocess import InputSpec
 
 __all__ = ['BACKENDS', 'VisionEncoder', 'backend_of', 'open_encoder']
 
@@ -18,20 +17,23 @@ _BY_SUFFIX = {'.bin': 'bpu_x5', '.hbm': 'bpu_s100', '.onnx': 'onnx', '.gguf': 'm
 
 
 class VisionEncoder(Protocol):
-    """A ViT with its projector: pixel values in, image embeddings out.
+    """A ViT with its projector: a picture in, image embeddings out.
 
     Attributes:
-        spec: what `encode` wants to be fed.
+        input_size: width and height of the picture that the model sees.
         n_tokens: image tokens for a picture.
         n_embd: width of an image token, to equal the decoder's.
     """
 
-    spec: InputSpec
+    input_size: tuple[int, int]
     n_tokens: int
     n_embd: int
 
-    def encode(self, pixel_values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return image embeddings, float32 [n_tokens, n_embd]."""
+    def encode(self, fitted: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Return the image embeddings, float32 [n_tokens, n_embd], of a BGR picture.
+
+        It is uint8 [h, w, 3], at most `input_size` large; it lies top-left, and the rest is black.
+        """
 
     def close(self) -> None:
         """Free the model; closing again does no harm."""

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hobot_llamacpp_py.errors import InferenceError, ModelFileError
+from hobot_llamacpp_py.vision.preprocess import normalise
 from hobot_llamacpp_py.vision.tensors import as_embeddings, input_spec
 
 __all__ = ['OnnxEncoder']
@@ -46,15 +47,13 @@ class OnnxEncoder:
         self._input = inputs[0].name
         self._dtype = _FLOAT_TYPES[inputs[0].type]
         self._output = self._session.get_outputs()[0].name
-        self.spec = input_spec(inputs[0].shape, model_type, path)
-        shape = (3, self.spec.height, self.spec.width)
-        if self.spec.layout == 'NHWC':
-            shape = (*shape[1:], 3)
-        self.n_tokens, self.n_embd = self.encode(np.zeros((1, *shape), np.float32)).shape
+        self._spec = input_spec(inputs[0].shape, model_type, path)
+        self.input_size = (self._spec.width, self._spec.height)
+        self.n_tokens, self.n_embd = self.encode(np.zeros((1, 1, 3), np.uint8)).shape
 
-    def encode(self, pixel_values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return image embeddings, float32 [n_tokens, n_embd]; the GIL is free meanwhile."""
-        feed = {self._input: pixel_values.astype(self._dtype, copy=False)}
+    def encode(self, fitted: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Return the embeddings of a fitted picture; the GIL is free meanwhile."""
+        feed = {self._input: normalise(fitted, self._spec).astype(self._dtype, copy=False)}
         try:
             (output,) = self._session.run([self._output], feed)
         except Exception as error:

@@ -23,7 +23,6 @@ __all__ = [
     'ResizeMode',
     'fit',
     'normalise',
-    'preprocess',
 ]
 
 INTERNVL_MEAN = (0.485, 0.456, 0.406)
@@ -47,18 +46,19 @@ class InputSpec:
 
 
 def fit(
-    bgr: npt.NDArray[np.uint8], spec: InputSpec, resize_mode: ResizeMode = 'letterbox'
+    bgr: npt.NDArray[np.uint8], size: tuple[int, int], resize_mode: ResizeMode = 'letterbox'
 ) -> npt.NDArray[np.uint8]:
-    """Resize a BGR picture [h, w, 3] to what the encoder sees of it, without the padding.
+    """Resize a BGR picture [h, w, 3] to what an encoder of input size (width, height) sees of it.
 
-    `letterbox` keeps the aspect and only ever shrinks, as the C++ node does; `stretch` fills the
-    whole input. A picture that fits already is returned as it is, not copied.
+    `letterbox` keeps the aspect and only ever shrinks, as the C++ node does; the padding is left
+    to the encoder. `stretch` fills the whole input. A picture that fits already is returned as it
+    is, not copied.
     """
     height, width = bgr.shape[:2]
     if resize_mode == 'stretch':
-        target = (spec.width, spec.height)
+        target = size
     else:
-        scale = min(1.0, spec.width / width, spec.height / height)
+        scale = min(1.0, size[0] / width, size[1] / height)
         target = (max(1, round(width * scale)), max(1, round(height * scale)))
     if target == (width, height):
         return bgr
@@ -87,10 +87,3 @@ def normalise(fitted: npt.NDArray[np.uint8], spec: InputSpec) -> npt.NDArray[np.
     if spec.layout == 'NHWC':
         return np.ascontiguousarray(planes.transpose(1, 2, 0))[np.newaxis]
     return planes[np.newaxis]
-
-
-def preprocess(
-    bgr: npt.NDArray[np.uint8], spec: InputSpec, resize_mode: ResizeMode = 'letterbox'
-) -> npt.NDArray[np.float32]:
-    """Fit and normalise a BGR picture [h, w, 3] in one step."""
-    return normalise(fit(bgr, spec, resize_mode), spec)

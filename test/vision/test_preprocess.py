@@ -11,10 +11,10 @@ from hobot_llamacpp_py.vision.preprocess import (
     SMOLVLM_STD,
     InputSpec,
     fit,
-    preprocess,
+    normalise,
 )
 
-INTERNVL = InputSpec(64, 48, INTERNVL_MEAN, INTERNVL_STD)
+SIZE = (64, 48)
 
 
 def picture(height: int, width: int) -> np.ndarray:
@@ -33,19 +33,19 @@ def picture(height: int, width: int) -> np.ndarray:
 )
 def test_letterbox_keeps_the_aspect(size: tuple[int, int], expected: tuple[int, int]) -> None:
     """Letterbox shrinks what is larger and leaves what is not."""
-    assert fit(picture(*size), INTERNVL).shape[:2] == expected
+    assert fit(picture(*size), SIZE).shape[:2] == expected
 
 
 @pytest.mark.parametrize('size', [(96, 128), (480, 320), (10, 20)])
 def test_stretch_fills_the_input(size: tuple[int, int]) -> None:
     """Stretch fills the whole input, whatever the aspect."""
-    assert fit(picture(*size), INTERNVL, 'stretch').shape == (48, 64, 3)
+    assert fit(picture(*size), SIZE, 'stretch').shape == (48, 64, 3)
 
 
 def test_a_picture_that_fits_is_not_copied() -> None:
     """No work is done for a picture of the right size."""
     bgr = picture(48, 64)
-    assert fit(bgr, INTERNVL) is bgr
+    assert fit(bgr, SIZE) is bgr
 
 
 @pytest.mark.parametrize('layout', ['NCHW', 'NHWC'])
@@ -55,7 +55,7 @@ def test_a_picture_that_fits_is_not_copied() -> None:
 def test_pixel_values(layout: str, mean: tuple, std: tuple) -> None:
     """RGB / 255, minus mean, by std; top-left, and black around, padded before normalisation."""
     bgr = picture(30, 40)
-    values = preprocess(bgr, InputSpec(64, 48, mean, std, layout))
+    values = normalise(bgr, InputSpec(64, 48, mean, std, layout))
     padded = np.zeros((48, 64, 3), np.uint8)
     padded[:30, :40] = bgr
     expected = (padded[:, :, ::-1] / 255 - np.array(mean)) / np.array(std)
@@ -69,7 +69,7 @@ def test_pixel_values(layout: str, mean: tuple, std: tuple) -> None:
 def test_shrinking_averages() -> None:
     """A fine checkerboard becomes grey, not black or white: no aliasing."""
     board = np.indices((480, 640)).sum(0) % 2 * 255
-    grey = fit(np.repeat(board[:, :, np.newaxis], 3, 2).astype(np.uint8), INTERNVL)
+    grey = fit(np.repeat(board[:, :, np.newaxis], 3, 2).astype(np.uint8), SIZE)
     assert np.abs(grey.astype(int) - 127).max() <= 1
 
 
