@@ -40,3 +40,4 @@ class ChatConfig:
     history_turns: int = -1
     max_tokens: int = 256
     sampling: SamplingConfig = SamplingConfig()
+    speculative: bool = True

@@ -211,7 +211,12 @@ class Parameters:
         1.0, 'least seconds between two preparations while idle', at_least=0, at_most=86400
     )
     # Ours: the answer.
-    speculative: bool = _param(True, 'speculative decoding from earlier answers')
+    speculative: bool = _param(
+        True,
+        'speculative decoding: draft tokens from earlier answers and the prompt; the answer stays'
+        ' the same',
+        runtime=True,
+    )
     json_schema: str = _param('', 'JSON Schema of the answer, a file or inline')
     grammar: str = _param('', 'GBNF grammar of the answer, a file or inline')
     # Ours: the encoder.
@@ -256,6 +261,7 @@ class Parameters:
             system_prompt=system_prompt,
             history_turns=automatic if self.history_turns < 0 else self.history_turns,
             max_tokens=self.max_tokens,
+            speculative=self.speculative,
             sampling=SamplingConfig(
                 **{
                     field.name: getattr(self, field.name)

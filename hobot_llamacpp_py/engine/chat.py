@@ -66,6 +66,7 @@ class Chat:
             system=self.config.system_prompt,
             max_tokens=self.config.max_tokens,
             sampling=self.config.sampling,
+            speculative=self.config.speculative,
         )
 
     def _remember(self, answer: Answer, pieces: Iterator[str], resets: int) -> Iterator[str]:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from hobot_llamacpp_py.config import DecoderConfig, SamplingConfig
 from hobot_llamacpp_py.engine.prompt_format import Special, Text
+from hobot_llamacpp_py.engine.speculation import MAX_DRAFT
 from hobot_llamacpp_py.errors import CancelledError, InferenceError, ModelFileError
 
 __all__ = ['CancelToken', 'Decoder', 'Sampler', 'Segment']
@@ -126,6 +127,11 @@ class Decoder:
         self._vocab: Any = llama_cpp.llama_model_get_vocab(self._model)
         self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
         self.n_embd: int = llama_cpp.llama_model_n_embd(self._model)
+        self.can_trim: bool = not (
+            llama_cpp.llama_model_is_recurrent(self._model)
+            or llama_cpp.llama_model_is_hybrid(self._model)
+        )
+        """Whether the memory can drop a tail; else `trim` empties it."""
         if not llama_cpp.llama_model_has_decoder(self._model) or not self.n_vocab:
             raise ModelFileError(f'{self.path} is a GGUF file, but not of a text decoder')
 
@@ -139,6 +145,7 @@ class Decoder:
         params.flash_attn_type = FLASH_ATTN_TYPES[config.flash_attn]
         params.type_k = params.type_v = KV_CACHE_TYPES[config.kv_cache_type]
         params.no_perf = True
+        params.swa_full = True  # else a tail could be dropped, but what it had pushed out is gone
         _errors.clear()
         self._context = llama_cpp.llama_init_from_model(self._model, params)
         if not self._context:
@@ -151,12 +158,16 @@ class Decoder:
         self.n_ctx: int = llama_cpp.llama_n_ctx(self._context)
         self.cancel_on(CancelToken())
 
-        # Prepared once, so that a decode step only writes two integers.
+        # Prepared once, so that a decode step only writes a few integers.
         self._positions: npt.NDArray[np.int32] = np.arange(self.n_ctx, dtype=np.int32)
+        self._positions_at: int = self._positions.ctypes.data
         self._no_logits: npt.NDArray[np.int8] = np.zeros(self.n_ctx, np.int8)
-        self._token: Any = (ctypes.c_int32 * 1)()
-        self._position: Any = (ctypes.c_int32 * 1)()
-        self._step: Any = llama_cpp.llama_batch(n_tokens=1, token=self._token, pos=self._position)
+        self._tokens: Any = (ctypes.c_int32 * (1 + MAX_DRAFT))()
+        self._step: Any = llama_cpp.llama_batch(
+            token=self._tokens,
+            pos=(ctypes.c_int32 * (1 + MAX_DRAFT))(),
+            logits=(ctypes.c_int8 * (1 + MAX_DRAFT))(*[1] * (1 + MAX_DRAFT)),
+        )
 
     # -- vocabulary ------------------------------------------------------------------------------
 
@@ -259,31 +270,18 @@ class Decoder:
 
     # -- KV cache --------------------------------------------------------------------------------
 
-    def prefill(self, segments: Sequence[Segment], *, logits: bool = True) -> None:
-        """Decode segments at the positions that follow what the KV cache holds.
+    def prefill(self, segment: Segment, *, logits: bool = True) -> None:
+        """Decode a segment at the positions that follow what the KV cache holds.
 
-        Only the last token of the last segment yields logits for `Sampler.sample`, and none does
-        without `logits`. If this raises, the KV cache holds what it held before.
+        Its last position yields logits for `Sampler.sample`, none does without `logits`. If this
+        raises, the KV cache holds what it held before.
 
         Raises:
             CancelledError: the token of `cancel_on` was set.
-            InferenceError: llama.cpp failed, or the segments do not fit the context.
+            InferenceError: llama.cpp failed, or the segment does not fit the context.
         """
-        before = self.n_past
-        try:
-            for i, segment in enumerate(segments):
-                is_last = i == len(segments) - 1
-                self._prefill_segment(segment, wants_logits=logits and is_last)
-        except BaseException:
-            self.trim(before)
-            raise
-
-    def _prefill_segment(self, segment: Segment, *, wants_logits: bool) -> None:
         n = len(segment)
-        if self.n_past + n > self.n_ctx:
-            raise InferenceError(
-                f'{n} more positions do not fit the context ({self.n_past} of {self.n_ctx} used)'
-            )
+        self._check_room(n)
         if isinstance(segment, np.ndarray):
             if segment.shape != (n, self.n_embd):
                 raise InferenceError(
@@ -296,18 +294,35 @@ class Decoder:
             ids = (ctypes.c_int32 * n)(*segment)
             batch = llama_cpp.llama_batch(n_tokens=n, token=ids)
         batch.pos = _pointer(self._positions[self.n_past :], _INT32_P)
-        if not wants_logits:
+        if not logits:
             # Without flags llama.cpp computes the last position's logits: a whole output layer.
             batch.logits = _pointer(self._no_logits, _INT8_P)
         self._decode(batch)
 
-    def decode(self, token: int) -> None:
-        """Decode one sampled token; its logits are then ready for `Sampler.sample`."""
-        if self.n_past >= self.n_ctx:
-            raise InferenceError(f'the context of {self.n_ctx} positions is full')
-        self._token[0] = token
-        self._position[0] = self.n_past
+    def decode(self, token: int, draft: Sequence[int] = ()) -> None:
+        """Decode one sampled token and a draft of up to `MAX_DRAFT` tokens that may follow it.
+
+        `Sampler.sample(i)` then picks what follows the token and i tokens of the draft. Those that
+        it does not pick have to be dropped with `trim`.
+
+        Raises:
+            CancelledError: the token of `cancel_on` was set.
+            InferenceError: llama.cpp failed, or the context is full.
+        """
+        n = 1 + len(draft)
+        self._check_room(n)
+        self._tokens[0] = token
+        if draft:
+            self._tokens[1:n] = draft
+        ctypes.memmove(self._step.pos, self._positions_at + 4 * self.n_past, 4 * n)
+        self._step.n_tokens = n
         self._decode(self._step)
+
+    def _check_room(self, n: int) -> None:
+        if self.n_past + n > self.n_ctx:
+            raise InferenceError(
+                f'{n} more positions do not fit the context ({self.n_past} of {self.n_ctx} used)'
+            )
 
     def _decode(self, batch: Any) -> None:
         code = llama_cpp.llama_decode(self._context, batch)
@@ -325,8 +340,8 @@ class Decoder:
     def trim(self, n_keep: int) -> int:
         """Drop all positions from `n_keep` on; return how many are dropped.
 
-        A model whose memory cannot drop a tail (recurrent, hybrid) is emptied instead: look at
-        `n_past` for what is left.
+        The memory of a recurrent or hybrid model, which cannot drop a tail, is emptied instead:
+        look at `n_past` for what is left. (A sliding window is kept whole by `swa_full`.)
         """
         before = self.n_past
         if llama_cpp.llama_memory_seq_rm(self._memory, 0, n_keep, -1):
@@ -398,9 +413,9 @@ class Sampler:
     def _add(self, link: Any) -> None:
         llama_cpp.llama_sampler_chain_add(self._chain, link)
 
-    def sample(self) -> int:
-        """Pick the next token from the last decoded position's logits and accept it."""
-        return int(llama_cpp.llama_sampler_sample(self._chain, self._context, -1))
+    def sample(self, row: int = -1) -> int:
+        """Pick the next token from the logits of a row of the last decode, and accept it."""
+        return int(llama_cpp.llama_sampler_sample(self._chain, self._context, row))
 
     def reset(self) -> None:
         """Forget accepted tokens and start the random numbers again from the seed."""

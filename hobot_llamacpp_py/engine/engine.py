@@ -1,17 +1,17 @@
 """The engine: a conversation in, pieces of text out.
 
 It turns a request into elements (text tokens and whole images), keeps what the KV cache already
-holds of them, encodes and decodes the rest, and samples the answer. One thread at a time; only
-a `CancelToken` may be set from another.
+holds of them, encodes and decodes the rest, and samples the answer. One thread at a time; from
+others only `picture` and `encode_ahead` may be called, and a `CancelToken` be set.
 """
 
 from __future__ import annotations
 
 import codecs
-import itertools
+import threading
 import time
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -20,12 +20,14 @@ import numpy as np
 import numpy.typing as npt
 
 from hobot_llamacpp_py.config import DecoderConfig, SamplingConfig
-from hobot_llamacpp_py.engine.decoder import CancelToken, Decoder, Sampler, Segment
+from hobot_llamacpp_py.engine.decoder import CancelToken, Decoder, Sampler
 from hobot_llamacpp_py.engine.kv_prefix import (
     Element,
     ImageSpan,
     common_prefix,
     count_positions,
+    element_ids,
+    grouped,
 )
 from hobot_llamacpp_py.engine.prompt_format import (
     ChatTemplateFormat,
@@ -37,7 +39,9 @@ from hobot_llamacpp_py.engine.prompt_format import (
     vlm_format,
 )
 from hobot_llamacpp_py.engine.repetition import RepetitionGuard
-from hobot_llamacpp_py.errors import CancelledError, ModelFileError, PromptError
+from hobot_llamacpp_py.engine.speculation import CONTEXT, Drafter
+from hobot_llamacpp_py.errors import CancelledError, InferenceError, ModelFileError, PromptError
+from hobot_llamacpp_py.vision.embedding_cache import EmbeddingCache, Embeddings
 from hobot_llamacpp_py.vision.encoder import VisionEncoder, open_encoder
 from hobot_llamacpp_py.vision.picture import Picture
 from hobot_llamacpp_py.vision.preprocess import ResizeMode, fit
@@ -45,6 +49,8 @@ from hobot_llamacpp_py.vision.preprocess import ResizeMode, fit
 __all__ = ['Answer', 'Engine', 'FinishReason', 'Request', 'Stats', 'without_oldest']
 
 FinishReason = Literal['', 'stop', 'length', 'context', 'repetition', 'cancelled']
+
+_CANCEL_POLL = 0.02  # seconds between two looks at the cancel token while the encoder works
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,8 @@ class Request:
     system: str = ''
     max_tokens: int = 256
     sampling: SamplingConfig = SamplingConfig()
+    speculative: bool = True
+    """Draft tokens from memory; the answer is the same, only sooner there."""
 
 
 @dataclass
@@ -62,12 +70,16 @@ class Stats:
     """What an answer cost; times in seconds, counts in positions of the KV cache."""
 
     encode_s: float = 0.0
+    """Waited for the image encoder; what it did meanwhile or before does not count."""
     prefill_s: float = 0.0
     decode_s: float = 0.0
     first_token_s: float = 0.0
     reused: int = 0
     prefilled: int = 0
     decoded: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    """Of the drafted tokens, those that the sampler picked as well."""
 
 
 @dataclass
@@ -117,11 +129,13 @@ class Engine:
     ) -> None:
         self.decoder, self.encoder = decoder, encoder
         self._resize_mode: ResizeMode = resize_mode
-        self._embeddings: OrderedDict[str, npt.NDArray[np.float32]] = OrderedDict()
-        self._embedding_cache_size = embedding_cache_size
+        self._embeddings: EmbeddingCache | None = None
         self._frame_reuse_threshold = frame_reuse_threshold
         self._last_picture: Picture | None = None
+        self._picture_lock = threading.Lock()
         self._cached: list[Element] = []
+        self._drafter = Drafter()
+        self._running: Stats | None = None  # of the request that the KV cache is for
         self._sampler: Sampler | None = None
         self._format: PromptFormat
         if encoder is None:
@@ -135,6 +149,7 @@ class Engine:
                 f'the encoder gives image tokens of width {encoder.n_embd}, but'
                 f' {decoder.path.name} takes {decoder.n_embd}: they belong to different models'
             )
+        self._embeddings = EmbeddingCache(encoder, embedding_cache_size)
 
     @classmethod
     def open(
@@ -185,10 +200,17 @@ class Engine:
         pixels = fit(bgr, self.encoder.input_size, self._resize_mode)
         if pixels is bgr:
             pixels = bgr.copy()  # the caller may draw the next frame into the same array
-        last = self._last_picture
-        if last is None or not last.resembles(pixels, self._frame_reuse_threshold):
-            last = self._last_picture = Picture.of(pixels)
-        return last
+        with self._picture_lock:
+            last = self._last_picture
+            if last is None or not last.resembles(pixels, self._frame_reuse_threshold):
+                last = self._last_picture = Picture.of(pixels)
+            return last
+
+    def encode_ahead(self, picture: Picture) -> Future[Embeddings]:
+        """Begin to encode a picture that a later request will be about, whatever runs now."""
+        if self._embeddings is None:
+            raise PromptError('a text chat takes no pictures')
+        return self._embeddings.start(picture)
 
     def generate(self, request: Request, cancel: CancelToken | None = None) -> Answer:
         """Answer the last turn of a request.
@@ -217,12 +239,11 @@ class Engine:
             InferenceError: the encoder or the decoder failed.
         """
         stats, cancel = Stats(), cancel or CancelToken()
-        *earlier, last = self._fit_context(request)[0]
-        probes = [
-            self._elements(request.system, (*earlier, replace(last, question=question)))
-            for question in ('0', '问')
-        ]
-        shared = probes[0][: common_prefix(*probes)]
+        *earlier, last = request.turns
+        probe = replace(request, turns=(*earlier, replace(last, question='0')))
+        (*earlier, last), elements = self._fit_context(probe)
+        other = self._elements(request.system, (*earlier, replace(last, question='问')))
+        shared = elements[: common_prefix(elements, other)]
         if self._cached[: len(shared)] != shared:
             self.decoder.cancel_on(cancel)
             self._prefill(shared, stats, cancel, logits=False)
@@ -238,8 +259,8 @@ class Engine:
             self._sampler.close()
             self._sampler = None
         self.decoder.close()
-        if self.encoder is not None:
-            self.encoder.close()
+        if self._embeddings is not None:
+            self._embeddings.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -259,13 +280,11 @@ class Engine:
             # 1. Keep what the KV cache holds already, decode the rest.
             self._prefill(elements, stats, cancel)
             # 2. Sample until the model, the limits or the user end the answer.
-            sampler = self._sampler_for(request.sampling)
             utf8 = codecs.getincrementaldecoder('utf-8')('replace')
             guard = RepetitionGuard()
             shown_tokens = 0
             decode_started = time.perf_counter()
-            while True:
-                token = sampler.sample()
+            for token in self._sample(request, stats):
                 if not answer.tokens:
                     stats.first_token_s = time.perf_counter() - started
                 if decoder.is_end(token):
@@ -283,12 +302,8 @@ class Engine:
                 if len(answer.tokens) >= request.max_tokens:
                     answer.finish = 'length'
                     break
-                if decoder.n_past >= decoder.n_ctx:
-                    answer.finish = 'context'
-                    break
-                decoder.decode(token)
-                self._cached.append(token)
-                stats.decoded += 1
+            else:
+                answer.finish = 'context'
         except CancelledError:
             answer.finish = 'cancelled'
         else:
@@ -305,20 +320,80 @@ class Engine:
     def _prefill(
         self, elements: list[Element], stats: Stats, cancel: CancelToken, *, logits: bool = True
     ) -> None:
+        """Bring the KV cache to hold these elements; if this raises, it holds some of them."""
+        self._running = stats
         keep = common_prefix(self._cached, elements)
         self._trim(keep)
         rest = elements[len(self._cached) :]
         stats.reused = count_positions(self._cached)
+        self._drafter.begin(element_ids(self._cached[-CONTEXT:]), element_ids(rest))
         started = time.perf_counter()
-        segments = [self._segment(group) for group in _grouped(rest)]
-        stats.encode_s = time.perf_counter() - started
-        if cancel.is_set():  # while the encoder ran, which cannot be interrupted
-            raise CancelledError('the request was cancelled')
-        started = time.perf_counter()
-        self.decoder.prefill(segments, logits=logits)
-        self._cached += rest
-        stats.prefill_s = time.perf_counter() - started
+        # The encoder works while what stands before its picture is decoded.
+        images = {
+            element.key: self.encode_ahead(element.picture)
+            for element in rest
+            if isinstance(element, ImageSpan)
+        }
+        groups = list(grouped(rest))
+        for group in groups:
+            self.decoder.prefill(
+                self._wait_for(images[group.key], stats, cancel)
+                if isinstance(group, ImageSpan)
+                else group,
+                logits=logits and group is groups[-1],
+            )
+            self._cached += [group] if isinstance(group, ImageSpan) else group
+        stats.prefill_s = time.perf_counter() - started - stats.encode_s
         stats.prefilled = count_positions(rest)
+
+    def _wait_for(
+        self, image: Future[Embeddings], stats: Stats, cancel: CancelToken
+    ) -> Embeddings:
+        started = time.perf_counter()
+        while not image.done():
+            if cancel.is_set():  # the encoder goes on: what it gives is not lost
+                raise CancelledError('the request was cancelled')
+            wait((image,), _CANCEL_POLL)
+        stats.encode_s += time.perf_counter() - started
+        return image.result()
+
+    def _sample(self, request: Request, stats: Stats) -> Iterator[int]:
+        """Sample token after token; each is decoded when the next is asked for.
+
+        Drafted tokens are decoded in one batch with the token that they follow, and then sampled
+        like all others: the draft only decides how many come from one batch. The iteration ends
+        where the context is full.
+        """
+        decoder, drafter = self.decoder, self._drafter
+        sampler = self._sampler_for(request.sampling)
+        speculative = request.speculative and decoder.can_trim
+        draft: list[int] = []
+        row = -1  # of the last decode's logits, which is how much of the draft was accepted
+        while True:
+            token = sampler.sample(row)
+            yield token
+            if self._running is not stats:
+                raise InferenceError('another request has begun: finish one answer, then ask on')
+            drafter.append(token)
+            if 0 <= row < len(draft) and draft[row] == token:
+                row += 1
+                drafter.accept()
+                stats.accepted += 1
+            else:
+                if draft:
+                    decoder.trim(decoder.n_past - (len(draft) - row))
+                room = decoder.n_ctx - decoder.n_past
+                if not room:
+                    return
+                if speculative:
+                    draft = drafter.draft(min(room - 1, request.max_tokens - stats.decoded - 2))
+                started = time.perf_counter()
+                decoder.decode(token, draft)
+                drafter.account(time.perf_counter() - started, len(draft))
+                stats.drafted += len(draft)
+                row = 0
+            self._cached.append(token)
+            stats.decoded += 1
 
     def _trim(self, n_elements: int) -> None:
         """Keep the first elements in the KV cache, or none where the model cannot drop a tail."""
@@ -326,24 +401,6 @@ class Engine:
         self.decoder.trim(count_positions(self._cached))
         if self.decoder.n_past == 0:
             self._cached.clear()
-
-    def _segment(self, group: list[Element]) -> Segment:
-        first = group[0]
-        if isinstance(first, ImageSpan):
-            return self._encode(first.picture)
-        return [token for token in group if isinstance(token, int)]
-
-    def _encode(self, picture: Picture) -> npt.NDArray[np.float32]:
-        """Return a picture's embeddings, from the cache of the last few where they are there."""
-        assert self.encoder is not None
-        embeddings = self._embeddings.get(picture.key)
-        if embeddings is None:
-            embeddings = self.encoder.encode(picture.pixels)
-            self._embeddings[picture.key] = embeddings
-            while len(self._embeddings) > max(1, self._embedding_cache_size):
-                self._embeddings.popitem(last=False)
-        self._embeddings.move_to_end(picture.key)
-        return embeddings
 
     def _sampler_for(self, config: SamplingConfig) -> Sampler:
         if self._sampler is None or self._sampler.config != config:
@@ -402,13 +459,3 @@ def without_oldest(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
     if oldest.image is not None and all(turn.image is None for turn in turns[1:]):
         following = replace(following, image=oldest.image)
     return (following, *rest)
-
-
-def _grouped(elements: Sequence[Element]) -> Iterator[list[Element]]:
-    """Split elements into runs of text tokens and single images."""
-    for is_text, group in itertools.groupby(elements, lambda element: isinstance(element, int)):
-        if is_text:
-            yield list(group)
-        else:
-            for image in group:
-                yield [image]

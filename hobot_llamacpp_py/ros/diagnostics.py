@@ -49,4 +49,6 @@ def timings(stats: Stats) -> dict[str, str]:
         'eval ms/token': f'{per_decoded:.3f}',
         'time to first token ms': f'{1e3 * stats.first_token_s:.1f}',
         'KV cells reused': str(stats.reused),
+        'tokens drafted': str(stats.drafted),
+        'tokens accepted': str(stats.accepted),
     }

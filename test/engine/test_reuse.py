@@ -102,7 +102,7 @@ def test_reuse_is_exact(engines: tuple[Engine, Engine], steps: list[Step]) -> No
             assert chat.turns == turns_before
             continue
         text = ''.join(answer)
-        request = Request((*answer.turns,), system=step.system, max_tokens=48, sampling=GREEDY)
+        request = Request(answer.turns, step.system, 48, GREEDY, speculative=False)
         fresh.reset()
         assert ''.join(fresh.generate(request)) == text
         assert_same_logits(reusing, fresh, request)

@@ -1,0 +1,58 @@
+"""Image embeddings: computed on a thread of their own, and kept for the last few pictures."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+
+from hobot_llamacpp_py.vision.encoder import VisionEncoder
+from hobot_llamacpp_py.vision.picture import Picture
+
+__all__ = ['Embeddings', 'EmbeddingCache']
+
+Embeddings = npt.NDArray[np.float32]
+
+
+class EmbeddingCache:
+    """Encodes pictures one after another while its callers do something else. Thread-safe.
+
+    Args:
+        encoder: the vision encoder; the cache closes it.
+        size: pictures whose embeddings are kept.
+    """
+
+    def __init__(self, encoder: VisionEncoder, size: int) -> None:
+        self._encoder, self._size = encoder, size
+        self._lock = threading.Lock()
+        self._futures: OrderedDict[str, Future[Embeddings]] = OrderedDict()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix='encoder')
+
+    def start(self, picture: Picture) -> Future[Embeddings]:
+        """Begin to encode a picture, unless its embeddings are there or under way.
+
+        Returns:
+            the embeddings to come, float32 [n_tokens, n_embd], or the encoder's error.
+        """
+        with self._lock:
+            future = self._futures.get(picture.key)
+            if future is None or (future.done() and future.exception()):
+                future = self._thread.submit(self._encoder.encode, picture.pixels)
+                self._futures[picture.key] = future
+            self._futures.move_to_end(picture.key)
+            while len(self._futures) > self._size:
+                self._futures.popitem(last=False)
+            return future
+
+    def clear(self) -> None:
+        """Forget all embeddings."""
+        with self._lock:
+            self._futures.clear()
+
+    def close(self) -> None:
+        """Free the encoder, once it has finished with a picture; closing again does no harm."""
+        self._encoder.close()  # one that works in another process is ended by this
+        self._thread.shutdown(wait=True, cancel_futures=True)
