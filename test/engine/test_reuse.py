@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nano import MODELS, draw_scene
+from tiny_decoders import write_hybrid, write_recurrent, write_sliding_window
 
 from hobot_llamacpp_py.config import ChatConfig, DecoderConfig, SamplingConfig
 from hobot_llamacpp_py.engine import Answer, CancelToken, Chat, Engine, Request
 from hobot_llamacpp_py.errors import PromptError
 
-CONFIG = DecoderConfig(n_ctx=512, n_threads=1, flash_attn='off', kv_cache_type='f32')
+CONFIG = DecoderConfig(n_ctx=512, n_ubatch=64, n_threads=1, flash_attn='off', kv_cache_type='f32')
 GREEDY = SamplingConfig(temperature=0)
 PICTURES = [draw_scene(seed)[1] for seed in range(3)]
 QUESTIONS = [
@@ -50,6 +52,26 @@ def decoder(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def engines(family: str, decoder: Path) -> Iterator[tuple[Engine, Engine]]:
     """The engine that reuses, and one that is emptied before every request."""
     encoder, _, model_type = MODELS[family]
+    with open_two(decoder, encoder, model_type) as engines:
+        yield engines
+
+
+@pytest.fixture(
+    scope='module',
+    params=[write_recurrent, write_hybrid, write_sliding_window],
+    ids=['recurrent', 'hybrid', 'sliding window'],
+)
+def other_engines(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Engine, Engine]]:
+    """The same with decoders whose memory is no plain KV cache."""
+    decoder = request.param(tmp_path_factory.mktemp('tiny') / 'tiny.gguf')
+    with open_two(decoder, MODELS['internvl'][0], 0) as engines:
+        yield engines
+
+
+@contextmanager
+def open_two(decoder: Path, encoder: Path, model_type: int) -> Iterator[tuple[Engine, Engine]]:
     with (
         Engine.open(decoder, encoder, model_type=model_type, config=CONFIG) as reusing,
         Engine.open(decoder, encoder, model_type=model_type, config=CONFIG) as fresh,
@@ -90,6 +112,19 @@ steps = st.lists(
 @given(steps)
 def test_reuse_is_exact(engines: tuple[Engine, Engine], steps: list[Step]) -> None:
     """At every turn, logits and greedy text are those of an empty context."""
+    converse(engines, steps)
+
+
+@settings(max_examples=15, deadline=None)
+@given(steps)
+def test_reuse_is_exact_with_any_memory(
+    other_engines: tuple[Engine, Engine], steps: list[Step]
+) -> None:
+    """Where a model's memory cannot drop a tail, everything is evaluated again."""
+    converse(other_engines, steps)
+
+
+def converse(engines: tuple[Engine, Engine], steps: list[Step]) -> None:
     reusing, fresh = engines
     chat = Chat(reusing)
     for step in steps:
