@@ -1,5 +1,7 @@
 """Every exception that the package raises on purpose: each becomes one line for the user."""
 
+import logging
+
 __all__ = [
     'VlmError',
     'ModelFileError',
@@ -8,7 +10,10 @@ __all__ = [
     'ParameterError',
     'InferenceError',
     'CancelledError',
+    'one_line',
 ]
+
+log = logging.getLogger(__name__)
 
 
 class VlmError(Exception):
@@ -37,3 +42,11 @@ class InferenceError(VlmError):
 
 class CancelledError(VlmError):
     """The running request was cancelled."""
+
+
+def one_line(error: Exception) -> str:
+    """Return the line for the user; an error that nobody foresaw is logged with its traceback."""
+    if isinstance(error, VlmError):
+        return str(error)
+    log.error('unexpected error, please report it', exc_info=error)
+    return f'internal error: {type(error).__name__}: {error}'

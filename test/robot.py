@@ -8,13 +8,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from domain import own_domain
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from rclpy.executors import SingleThreadedExecutor
@@ -24,7 +24,6 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 TIMEOUT = 60.0  # seconds: generous, for machines that are busy with something else
-_domains = count(os.getpid())
 
 
 class Robot:
@@ -48,10 +47,10 @@ class Robot:
         self.status: dict[str, str] = {}
         self._installed, self._folder = installed, folder
         self._parameters = {'llm_threads': 1, 'temperature': 0.0, **parameters}
-        # Each robot has a domain of its own; beyond 101 ports of the system are in the way.
-        self._domain = next(_domains) % 101 + 1
 
     def __enter__(self) -> Robot:
+        self._claim = own_domain()
+        self._domain = self._claim.__enter__()
         self._context = rclpy.Context()
         rclpy.init(context=self._context, domain_id=self._domain)
         self.client = rclpy.create_node('robot', context=self._context)
@@ -76,6 +75,7 @@ class Robot:
         self._log_file.close()
         self.client.destroy_node()
         rclpy.shutdown(context=self._context)
+        self._claim.__exit__(None, None, None)
 
     def _start(self) -> None:
         environment = {

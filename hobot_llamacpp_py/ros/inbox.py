@@ -1,4 +1,4 @@
-"""What waits for the inference thread: prompts in order, and the newest frame only."""
+"""What waits for the inference thread: prompts in order, and the newest frames only."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from enum import Enum
 from hobot_llamacpp_py.engine.decoder import CancelToken
 from hobot_llamacpp_py.errors import CancelledError, ImageError
 from hobot_llamacpp_py.ros.images import Frame
+from hobot_llamacpp_py.vision.picture import Picture
 
-__all__ = ['Inbox', 'Work']
+__all__ = ['Inbox', 'Seen', 'Work']
+
+Seen = tuple[Frame, Picture]  # a frame, and what the encoder sees of it
 
 
 class Work(Enum):
@@ -24,7 +27,7 @@ class Work(Enum):
 
 
 class Inbox:
-    """What waits for the inference thread: prompts in order, and the newest frame only."""
+    """What waits for the inference thread: prompts in order, and the newest frames only."""
 
     def __init__(self, prompt_queue_size: int) -> None:
         self.image_source: Callable[[], str] = lambda: 'no image topic'
@@ -37,7 +40,9 @@ class Inbox:
         self._prompts: deque[str] = deque()
         self._frame: Frame | None = None
         self._frame_used = True
-        self._closed = False
+        self._looked_at: Frame | None = None  # by the lookout, at this moment
+        self._encoded: Seen | None = None
+        self.is_closed = False
 
     def put_prompt(self, prompt: str) -> bool:
         """Queue a prompt; False, and counted, if the queue is full."""
@@ -57,21 +62,58 @@ class Inbox:
             self._frame, self._frame_used = frame, False
             self._changed.notify_all()
 
-    def wait(self, *, for_frame: bool = False, not_before: float = 0.0) -> Work:
-        """Wait for a prompt, or else, if asked for, for a frame that nobody has used yet.
-
-        A frame does not count before the steady clock shows `not_before`.
-        """
+    def wait(self, *, for_frame: bool = False) -> Work:
+        """Wait for a prompt, else an encoded frame or, `for_frame`, one that nobody has used."""
         with self._changed:
-            while not self._closed:
+            while not self.is_closed:
                 if self._prompts:
                     return Work.PROMPT
-                delay = not_before - time.monotonic()
-                if for_frame and not self._frame_used and delay <= 0:
+                if self._encoded:
+                    return Work.FRAME
+                if for_frame and not self._frame_used:
                     self._frame_used = True  # whatever comes of it: not again
                     return Work.FRAME
-                self._changed.wait(delay if for_frame and delay > 0 else None)
+                self._changed.wait()
             return Work.END
+
+    def next_frame(self, not_before: float) -> Frame | None:
+        """Wait for a frame that nobody has used, for the lookout; None when the inbox closes.
+
+        It is not taken before the steady clock shows `not_before`; `put_encoded` has to follow.
+        """
+        with self._changed:
+            while not self.is_closed:
+                delay = not_before - time.monotonic()
+                if delay <= 0 and self._frame and not self._frame_used:
+                    self._frame_used = True
+                    self._looked_at = self._frame
+                    return self._frame
+                self._changed.wait(delay if delay > 0 else None)
+            return None
+
+    def put_encoded(self, frame: Frame, picture: Picture | None) -> None:
+        """Hand over the lookout's frame; without a picture, because it could not be encoded."""
+        with self._changed:
+            self._looked_at = None
+            if picture is not None:
+                self._encoded = frame, picture
+            self._changed.notify_all()
+
+    def take_encoded(self, max_age: float, cancel: CancelToken | None = None) -> Seen | None:
+        """Take the frame encoded last, if it is fresh enough; else None.
+
+        With a token, a frame that is just being encoded is waited for.
+        """
+        with self._changed:
+            while True:
+                if self._encoded and self._encoded[0].is_fresh(max_age):
+                    encoded, self._encoded = self._encoded, None
+                    return encoded
+                self._encoded = None
+                awaited = cancel and self._looked_at and self._looked_at.is_fresh(max_age)
+                if not awaited or self.is_closed or (cancel and cancel.is_set()):
+                    return None
+                self._changed.wait()
 
     def take_prompt(self) -> str:
         """Take the oldest prompt of those that wait."""
@@ -88,7 +130,7 @@ class Inbox:
         deadline = time.monotonic() + timeout
         with self._changed:
             while True:
-                if self._closed or cancel.is_set():
+                if self.is_closed or cancel.is_set():
                     raise CancelledError('cancelled while waiting for an image')
                 if self._frame and self._frame.is_fresh(max_age):
                     self._frame_used = True
@@ -115,5 +157,5 @@ class Inbox:
     def close(self) -> None:
         """End all waiting, now and later."""
         with self._changed:
-            self._closed = True
+            self.is_closed = True
             self._changed.notify_all()

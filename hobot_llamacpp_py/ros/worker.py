@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -13,11 +12,12 @@ from hobot_llamacpp_py.config import ChatConfig
 from hobot_llamacpp_py.engine.chat import Chat
 from hobot_llamacpp_py.engine.decoder import CancelToken
 from hobot_llamacpp_py.engine.engine import Answer, Engine
-from hobot_llamacpp_py.errors import CancelledError, PromptError, VlmError
+from hobot_llamacpp_py.errors import CancelledError, PromptError, one_line
 from hobot_llamacpp_py.files import system_prompt_text
 from hobot_llamacpp_py.parameters import Parameters
 from hobot_llamacpp_py.ros.images import Frame
-from hobot_llamacpp_py.ros.inbox import Inbox, Work
+from hobot_llamacpp_py.ros.inbox import Inbox, Seen, Work
+from hobot_llamacpp_py.ros.lookout import Lookout
 from hobot_llamacpp_py.vision.picture import Picture
 
 __all__ = ['Listener', 'Worker']
@@ -77,8 +77,7 @@ class Worker(threading.Thread):
         self._inbox, self._listener = inbox, listener
         self._chat: Chat | None = None
         self._picture: Picture | None = None
-        self._prepared: tuple[Frame, Picture] | None = None
-        self._prepare_next = 0.0  # on the steady clock
+        self._prepared: Seen | None = None
         self._running: CancelToken | None = None
         self._lock = threading.Lock()
 
@@ -108,14 +107,16 @@ class Worker(threading.Thread):
         try:
             engine = self._load()
         except Exception as error:
-            self._listener.on_fatal(_one_line(error))
+            self._listener.on_fatal(one_line(error))
             return
         with engine:
             try:
                 self._prepare(engine)
             except Exception as error:
-                self._listener.on_fatal(_one_line(error))
+                self._listener.on_fatal(one_line(error))
                 return
+            if self._looks_out():
+                Lookout(engine, self._inbox, self.parameters.pre_infer_period).start()
             self._listener.on_ready(engine)
             while (work := self._wait()) is not Work.END:
                 try:
@@ -125,23 +126,25 @@ class Worker(threading.Thread):
 
     def _wait(self) -> Work:
         self.state = 'idle'
+        asks_again = self.parameters.continuous and self.parameters.user_prompt.strip()
+        return self._inbox.wait(for_frame=bool(asks_again) and not self._looks_out())
+
+    def _looks_out(self) -> bool:
+        """Tell whether frames are encoded as they come: with pre_infer and without a wake word."""
         parameters = self.parameters
-        # Without a wake word the newest frame is prepared whenever there is nothing else to do.
-        idle_preparation = parameters.pre_infer and not _words(parameters.wake_words)
-        asks_again = parameters.continuous and parameters.user_prompt.strip()
-        return self._inbox.wait(
-            for_frame=bool(asks_again or idle_preparation),
-            not_before=0 if asks_again else self._prepare_next,
+        return bool(
+            parameters.pre_infer
+            and parameters.feed_type == 1
+            and not _words(parameters.wake_words)
         )
 
     def _work(self, work: Work) -> None:
         if work is Work.PROMPT:
             self._take(self._inbox.take_prompt())
-        elif self.parameters.continuous:
-            if self.parameters.user_prompt.strip():  # it may have been emptied meanwhile
-                self._take(self.parameters.user_prompt)
-        else:
-            self._prepare_frame(timeout=0)
+        elif self.parameters.continuous and self.parameters.user_prompt.strip():
+            self._take(self.parameters.user_prompt)
+        elif encoded := self._inbox.take_encoded(self.parameters.max_image_age):
+            self._prepare_for_question(lambda cancel: encoded)
 
     def _prepare(self, engine: Engine) -> None:
         """Do before the first prompt what can be done: the system prompt, and a local image."""
@@ -150,28 +153,26 @@ class Worker(threading.Thread):
             self._picture = self._read_image(engine)
         self._chat.prepare(self._picture)
 
-    def _prepare_frame(self, timeout: float) -> None:
-        """Encode and decode the newest frame, so that a question about it finds the work done."""
+    def _prepare_for_question(self, seen: Callable[[CancelToken], Seen]) -> None:
+        """Encode and decode a frame, so that a question about it finds the work done."""
         assert self._chat is not None
         self.state = 'preparing'
         with self._cancellable() as cancel:
             try:
-                frame = self._inbox.take_frame(timeout, self.parameters.max_image_age, cancel)
-                picture = self._chat.engine.picture(frame.bgr())
+                frame, picture = seen(cancel)
                 self._chat.prepare(picture, cancel)
                 self._prepared = frame, picture
             except CancelledError:
                 pass
             except Exception as error:
-                log.warning('a frame cannot be prepared: %s', _one_line(error))
-        self._prepare_next = time.monotonic() + self.parameters.pre_infer_period
+                log.warning('a frame cannot be prepared: %s', one_line(error))
 
     def _take(self, prompt: str) -> None:
         """Answer one prompt; whatever goes wrong becomes one line, and the thread lives on."""
         if self._is_wake_word(prompt):
             log.info('preparing, for the wake word %s', prompt)
             if self.parameters.feed_type == 1:
-                self._prepare_frame(self.parameters.image_timeout)
+                self._prepare_for_question(self._newest)
             return  # a local image is prepared already
         with self._cancellable() as cancel:
             try:
@@ -179,7 +180,7 @@ class Worker(threading.Thread):
             except CancelledError as error:
                 self._listener.on_cancelled(prompt, str(error))
             except Exception as error:
-                self._listener.on_error(prompt, _one_line(error))
+                self._listener.on_error(prompt, one_line(error))
 
     @contextmanager
     def _cancellable(self) -> Iterator[CancelToken]:
@@ -209,7 +210,7 @@ class Worker(threading.Thread):
         self._listener.on_prompt(prompt)
         frame, picture = None, self._picture
         if parameters.feed_type == 1:
-            frame, picture = self._frame(cancel)
+            frame, picture = self._seen(cancel)
         self.state = 'answering'
         answer = self._chat.ask(prompt, picture, cancel)
         for piece in answer:
@@ -220,16 +221,19 @@ class Worker(threading.Thread):
             raise PromptError('the model gave an empty answer')
         self._listener.on_answer(prompt, answer, frame)
 
-    def _frame(self, cancel: CancelToken) -> tuple[Frame, Picture]:
-        """Return the frame that a question is about: the prepared one, else the newest."""
-        assert self._chat is not None
-        parameters = self.parameters
+    def _seen(self, cancel: CancelToken) -> Seen:
+        """Return the frame that a question is about: prepared, or just encoded, or the newest."""
+        max_age = self.parameters.max_image_age
         prepared, self._prepared = self._prepared, None  # one preparation, one question
-        max_age = parameters.max_image_age
         if prepared and prepared[0].is_fresh(max_age):
             return prepared
         self.state = 'waiting for an image'
-        frame = self._inbox.take_frame(parameters.image_timeout, max_age, cancel)
+        return self._inbox.take_encoded(max_age, cancel) or self._newest(cancel)
+
+    def _newest(self, cancel: CancelToken) -> Seen:
+        assert self._chat is not None
+        parameters = self.parameters
+        frame = self._inbox.take_frame(parameters.image_timeout, parameters.max_image_age, cancel)
         return frame, self._chat.engine.picture(frame.bgr())
 
 
@@ -240,11 +244,3 @@ def _chat_config(parameters: Parameters) -> ChatConfig:
 def _words(text: str) -> set[str]:
     """Split a `;`-separated list of words."""
     return {word.strip() for word in text.split(';')} - {''}
-
-
-def _one_line(error: Exception) -> str:
-    """Return the line for the user; an error that nobody foresaw is logged with its traceback."""
-    if isinstance(error, VlmError):
-        return str(error)
-    log.error('unexpected error, please report it', exc_info=error)
-    return f'internal error: {type(error).__name__}: {error}'

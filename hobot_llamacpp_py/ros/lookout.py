@@ -1,0 +1,42 @@
+"""The lookout thread: it has frames encoded as they come, whatever the decoder does meanwhile."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from hobot_llamacpp_py.engine.engine import Engine
+from hobot_llamacpp_py.errors import one_line
+from hobot_llamacpp_py.ros.inbox import Inbox
+
+__all__ = ['Lookout']
+
+log = logging.getLogger(__name__)
+
+
+class Lookout(threading.Thread):
+    """Has the newest frame encoded, again and again, until the inbox is closed.
+
+    Args:
+        period: least seconds between two frames.
+    """
+
+    def __init__(self, engine: Engine, inbox: Inbox, period: float) -> None:
+        super().__init__(name='lookout', daemon=True)
+        self._engine, self._inbox, self._period = engine, inbox, period
+
+    def run(self) -> None:
+        next_time = 0.0
+        while (frame := self._inbox.next_frame(next_time)) is not None:
+            next_time = time.monotonic() + self._period
+            picture = None
+            try:
+                picture = self._engine.picture(frame.bgr())
+                # Waited for, so that the encoder is never asked for more than one frame ahead.
+                self._engine.encode_ahead(picture).result()
+            except Exception as error:
+                picture = None
+                if not self._inbox.is_closed:
+                    log.warning('a frame cannot be prepared: %s', one_line(error))
+            self._inbox.put_encoded(frame, picture)
