@@ -19,8 +19,9 @@ _CANDIDATES = 32  # earlier places that are compared
 _COMPARED = 64  # tokens that a comparison goes back at most
 _MEMORY = 1 << 15  # tokens remembered
 _BREAK = -1  # parts what did not follow each other; tokens are not negative
-_COST_SHARE = 0.02  # of the time of plain decoding that drafts may lose
+_COST_SHARE = 0.01  # of the time of plain decoding that drafts may lose
 _SAVINGS = 8.0  # plain steps that may be lost on top, of what was gained before
+_PROVEN, _TRUST = 4, 4.0  # after so many right guesses in a row, so many steps may be lost
 
 
 class Drafter:
@@ -28,7 +29,8 @@ class Drafter:
 
     How many tokens agree with what came before decides how many are drafted: a first guess is
     short, and each one that was right makes the next longer. What drafts gain and lose is
-    measured: when they have lost more than 2 % of the decoding time they stop until it has grown.
+    measured: when they have lost more than 1 % of the decoding time they stop until it has grown,
+    or until guesses that were not tried have turned out right.
     """
 
     def __init__(self) -> None:
@@ -36,6 +38,7 @@ class Drafter:
         self._last: dict[tuple[int, ...], int] = {}  # where the tokens last came, by their end
         self._before: list[int] = []  # where they came before, by that end; 0: nowhere
         self._match = self._agreeing = 0  # where what follows now may stand, and on what grounds
+        self._right = 0  # guesses of one token, one after another, that were right
         self._step_s = 0.0  # seconds of a plain step, a running mean
         self._balance = 0.0  # seconds
 
@@ -61,13 +64,15 @@ class Drafter:
         if follows:
             self._match += 1
             self._agreeing += 1
+            self._right += 1
         else:
             self._find()
 
     def draft(self, most: int) -> list[int]:
         """Guess up to `most` tokens that follow; none without good grounds."""
         start = self._match
-        if not start or self._balance < 0 or not self._step_s:
+        least = -_TRUST * self._step_s if self._right >= _PROVEN else 0
+        if not start or self._balance < least or not self._step_s:
             return []
         draft = self._tokens[start : start + min(self._agreeing, most, MAX_DRAFT)]
         for i, token in enumerate(draft):
@@ -101,7 +106,7 @@ class Drafter:
     def _find(self) -> None:
         """Find the earlier place that shares most of what came last; of equals the newest."""
         tokens, end = self._tokens, len(self._tokens)
-        self._match = self._agreeing = 0
+        self._match = self._agreeing = self._right = 0
         candidate = self._before[-1]
         for _ in range(_CANDIDATES):
             if not candidate:

@@ -85,10 +85,17 @@ def test_drafts_that_cost_more_than_they_give_stop(drafter: Drafter) -> None:
 
 def test_drafts_come_back_when_they_pay(drafter: Drafter) -> None:
     """After a bad time, answers that do repeat are drafted again."""
-    drafter.account(STEP * 6, MAX_DRAFT)
+    drafter.account(STEP * 4, MAX_DRAFT)
     drafter.begin([], [1, 2, 3, 4])
     assert drafter.draft(MAX_DRAFT) == []
-    for _ in range(300):
+    for token in (10, 11, 12):
+        drafter.append(token)
+    assert drafter.draft(MAX_DRAFT) == []
+    drafter.append(13)  # four guesses would have been right
+    assert drafter.draft(3) == [14, 15, 16]
+    drafter.begin([], [1, 2, 3, 4])
+    assert drafter.draft(MAX_DRAFT) == []
+    for _ in range(600):
         drafter.account(STEP, 0)
     assert drafter.draft(MAX_DRAFT) != []
 
