@@ -21,7 +21,8 @@ demo:
 	@$(VENV) -m hobot_llamacpp_py.tools.demo $(ARGS)
 
 test:
-	@scripts/bootstrap.sh test
+	@scripts/bootstrap.sh test interfaces
+	@scripts/interfaces.sh
 	@$(VENV) -m pytest --durations=10 $(ARGS)
 
 lint:

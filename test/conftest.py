@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 from nano import MODELS
+from togetheros import use_messages
+
+use_messages()
 
 
 @pytest.fixture(scope='session', params=sorted(MODELS))
