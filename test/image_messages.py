@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from sensor_msgs.msg import Image
@@ -85,13 +87,18 @@ def _mosaic(bgr: np.ndarray, pattern: str) -> np.ndarray:
     return mosaic
 
 
-class Hbm:
-    """The fields of hbm_img_msgs/HbmMsg1080P, as rclpy hands them over."""
+def shared_memory_message(bgr: np.ndarray, pad: int = 0, encoding: bytes = b'nv12') -> Any:
+    """Write a picture into a hbm_img_msgs/HbmMsg1080P; bytes that are not used are 99."""
+    from hbm_img_msgs.msg import HbmMsg1080P
 
-    def __init__(self, bgr: np.ndarray, pad: int = 0, encoding: bytes = b'nv12') -> None:
-        rows = np.pad(nv12(bgr), ((0, 0), (0, pad)), constant_values=99)
-        self.height, self.width = bgr.shape[:2]
-        self.step, self.data_size = rows.shape[1], rows.size
-        self.data = np.full(6220800, 99, np.uint8)
-        self.data[: rows.size] = rows.ravel()
-        self.encoding = np.frombuffer(encoding.ljust(12, b'\0'), np.uint8)
+    rows = np.pad(nv12(bgr), ((0, 0), (0, pad)), constant_values=99)
+    data = np.full(HbmMsg1080P.MAX_SIZE, 99, np.uint8)
+    data[: rows.size] = rows.ravel()
+    return HbmMsg1080P(
+        height=bgr.shape[0],
+        width=bgr.shape[1],
+        step=rows.shape[1],
+        data_size=rows.size,
+        encoding=np.frombuffer(encoding.ljust(12, b'\0'), np.uint8),
+        data=data,
+    )

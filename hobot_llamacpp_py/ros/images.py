@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from rclpy.node import Node
-from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
 
 from hobot_llamacpp_py.errors import ImageError, ParameterError
 from hobot_llamacpp_py.vision.image_file import decoded, nv12_to_bgr
@@ -26,8 +27,9 @@ __all__ = [
     'SubscriptionEventCallbacks',
     'compressed_to_bgr',
     'hbm_to_bgr',
+    'image_sources',
     'image_to_bgr',
-    'subscribe_shared_memory',
+    'shared_memory_sources',
 ]
 
 try:
@@ -65,9 +67,65 @@ class Frame:
             return image_to_bgr(self.message)
         return hbm_to_bgr(self.message)
 
+    def header(self) -> Header:
+        """Return the image's header; one from shared memory has an index instead of a frame id."""
+        if isinstance(self.message, (CompressedImage, Image)):
+            return self.message.header
+        return Header(stamp=self.message.time_stamp, frame_id=str(self.message.index))
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A topic with one of the types that images have."""
+
+    topic: str
+    message_type: type
+
+    @property
+    def type_name(self) -> str:
+        package = self.message_type.__module__.partition('.')[0]
+        return f'{package}/msg/{self.message_type.__name__}'
+
+    def __str__(self) -> str:
+        return f'{self.topic} [{self.type_name}]'
+
+
+def image_sources(node: Node, topic: str, transport: str) -> tuple[_Source, ...]:
+    """Return what an image topic can be, the best first.
+
+    Args:
+        transport: `raw`; `compressed`: the topic itself or `<topic>/compressed`; or `auto`: as the
+            topic's publisher has it, else `<topic>/compressed`.
+    """
+    topic = node.resolve_topic_name(topic)  # `/compressed` belongs behind the remapped name
+    raw = _Source(topic, Image)
+    compressed = _Source(topic, CompressedImage)
+    beside = _Source(f'{topic}/compressed', CompressedImage)
+    return {
+        'raw': (raw,),
+        'compressed': (compressed, beside),
+        'auto': (raw, compressed, beside),
+    }[transport]
+
+
+def shared_memory_sources(node: Node) -> tuple[_Source, ...]:
+    """Return the topic of TogetheROS' zero-copy camera path.
+
+    Raises:
+        ParameterError: hbm_img_msgs is not installed.
+    """
+    try:
+        from hbm_img_msgs.msg import HbmMsg1080P
+    except ImportError:
+        raise ParameterError(
+            'is_shared_mem_sub needs the package hbm_img_msgs, which is not installed: sudo apt'
+            ' install tros-humble-hbm-img-msgs, or set is_shared_mem_sub to 0'
+        ) from None
+    return (_Source(node.resolve_topic_name(SHARED_MEMORY_TOPIC), HbmMsg1080P),)
+
 
 class ImageSubscription:
-    """A subscription to an image topic that takes the type its publisher has.
+    """A subscription to the first of some sources that has a publisher; changes are followed.
 
     It is BEST_EFFORT, so that it matches every publisher. Only where images are seen to get lost
     on the way (they are large, and a busy machine reads too late) and all publishers are
@@ -75,32 +133,22 @@ class ImageSubscription:
 
     Args:
         node: the node that subscribes.
-        topic: the topic's name.
-        transport: `raw`; `compressed`: the topic itself or `<topic>/compressed`; or `auto`: as the
-            topic's publisher has it, else `<topic>/compressed`. Changes are followed.
+        sources: where images may come from, the best first.
         on_message: called with each message.
     """
 
     def __init__(
-        self, node: Node, topic: str, transport: str, on_message: Callable[[Any], None]
+        self, node: Node, sources: tuple[_Source, ...], on_message: Callable[[Any], None]
     ) -> None:
         self.lost = 0
         """Images that were published but did not arrive whole."""
         self._node, self._on_message = node, on_message
         self._subscription: Any = None
         self._losing = False
-        topic = node.resolve_topic_name(topic)  # `/compressed` belongs behind the remapped name
-        raw = _Source(topic, Image)
-        compressed = _Source(topic, CompressedImage)
-        beside = _Source(f'{topic}/compressed', CompressedImage)
-        self._candidates: tuple[_Source, ...] = {
-            'raw': (raw,),
-            'compressed': (compressed, beside),
-            'auto': (raw, compressed, beside),
-        }[transport]
+        self._candidates = sources
         self._current: _Source | None = None
-        if len(self._candidates) == 1:
-            self._subscribe(raw, ReliabilityPolicy.BEST_EFFORT)
+        if len(sources) == 1:
+            self._subscribe(sources[0], ReliabilityPolicy.BEST_EFFORT)
         self._follow()
         node.create_timer(POLL_PERIOD, self._follow)
 
@@ -162,38 +210,6 @@ class ImageSubscription:
         self._losing = True
 
 
-@dataclass(frozen=True)
-class _Source:
-    """A topic with one of the two types that it may have."""
-
-    topic: str
-    message_type: type
-
-    @property
-    def type_name(self) -> str:
-        return f'sensor_msgs/msg/{self.message_type.__name__}'
-
-    def __str__(self) -> str:
-        return f'{self.topic} [{self.type_name}]'
-
-
-def subscribe_shared_memory(node: Node, on_message: Callable[[Any], None]) -> str:
-    """Subscribe to the NV12 images of TogetheROS' zero-copy camera path; return it in words.
-
-    Raises:
-        ParameterError: hbm_img_msgs is not installed.
-    """
-    try:
-        from hbm_img_msgs.msg import HbmMsg1080P
-    except ImportError:
-        raise ParameterError(
-            'is_shared_mem_sub needs the package hbm_img_msgs, which is not installed: sudo apt'
-            ' install tros-humble-hbm-img-msgs, or set is_shared_mem_sub to 0'
-        ) from None
-    node.create_subscription(HbmMsg1080P, SHARED_MEMORY_TOPIC, on_message, qos_profile_sensor_data)
-    return f'{SHARED_MEMORY_TOPIC} [hbm_img_msgs/msg/HbmMsg1080P]'
-
-
 # encoding: number type, numbers a pixel, conversion to BGR (None: is BGR already)
 _ENCODINGS: dict[str, tuple[type, int, int | None]] = {
     'bgr8': (np.uint8, 3, None),
@@ -229,17 +245,17 @@ def image_to_bgr(message: Image) -> npt.NDArray[np.uint8]:
         ImageError: unknown encoding, or size, step and data do not fit each other.
     """
     encoding, width, height = message.encoding, message.width, message.height
+    data = np.frombuffer(message.data, np.uint8)
     if encoding == 'nv12':
-        if width % 2 or height % 2:
-            raise ImageError(f'an nv12 image of {width}x{height}: both must be even')
-        return nv12_to_bgr(_rows(message, np.uint8, 1, height * 3 // 2)[:, :, 0])
+        return _nv12(data, width, height, message.step)
     if encoding not in _ENCODINGS:
         raise ImageError(
             f'images with encoding {encoding!r} are not supported; known are nv12,'
             f' {", ".join(_ENCODINGS)}'
         )
     dtype, channels, conversion = _ENCODINGS[encoding]
-    rows = _rows(message, dtype, channels, height)
+    what = f'an image of {width}x{height} with encoding {encoding}'
+    rows = _rows(data, (height, width, channels), dtype, message.step, what)
     if conversion is None:
         return rows
     if channels == 2 and width % 2:
@@ -252,7 +268,10 @@ def image_to_bgr(message: Image) -> npt.NDArray[np.uint8]:
         except Exception as error:  # releases differ in the encodings and steps that they know
             log.debug('cv_bridge cannot convert %s: %s', encoding, error)
     if dtype is np.uint16:
-        rows = cv2.convertScaleAbs(rows, alpha=255 / 65535)
+        if bool(message.is_bigendian) != (sys.byteorder == 'big'):
+            rows = rows.byteswap()
+        # OpenCV takes no rows that begin in the middle of a number, as with an odd step.
+        rows = cv2.convertScaleAbs(np.require(rows, requirements='A'), alpha=255 / 65535)
     try:
         return cv2.cvtColor(rows, conversion)  # type: ignore[return-value]
     except cv2.error as error:
@@ -268,23 +287,15 @@ def hbm_to_bgr(message: Any) -> npt.NDArray[np.uint8]:
     Raises:
         ImageError: another encoding, or size, step and data do not fit each other.
     """
-    encoding = bytes(message.encoding).rstrip(b'\0').decode('ascii', 'replace')
-    width, height, step = message.width, message.height, message.step or message.width
+    # Zero-padded; as in C, what stands behind the first zero does not count.
+    encoding = bytes(message.encoding).partition(b'\0')[0].decode('ascii', 'replace')
     if encoding != 'nv12':
         raise ImageError(
-            f'images from shared memory must be nv12, this one is {encoding!r}: set the camera to'
-            ' nv12'
+            f'an image from shared memory has encoding {encoding!r}; only nv12 is supported there:'
+            ' set the camera to nv12'
         )
-    n_rows = height * 3 // 2
-    data = np.frombuffer(message.data, np.uint8)[: message.data_size]
-    if not width or not height or width % 2 or height % 2 or step < width:
-        raise ImageError(f'an nv12 image of {width}x{height} with step {step} is impossible')
-    if data.size < step * (n_rows - 1) + width:
-        raise ImageError(
-            f'an nv12 image of {width}x{height} with step {step} does not fit into its data_size'
-            f' {message.data_size}'
-        )
-    return nv12_to_bgr(np.ndarray((n_rows, width), np.uint8, data, strides=(step, 1)))
+    used = np.frombuffer(message.data, np.uint8)[: message.data_size]
+    return _nv12(used, message.width, message.height, message.step)
 
 
 def compressed_to_bgr(message: CompressedImage) -> npt.NDArray[np.uint8]:
@@ -313,28 +324,33 @@ def _cv_bridge() -> Any:
         return None
 
 
-def _rows(message: Image, dtype: type, channels: int, n_rows: int) -> npt.NDArray[Any]:
-    """View a message's data as [n_rows, width, channels], honouring its step; no copy."""
+def _nv12(
+    data: npt.NDArray[np.uint8], width: int, height: int, step: int
+) -> npt.NDArray[np.uint8]:
+    """Convert the bytes of an NV12 image to BGR [h, w, 3]."""
+    what = f'an image of {width}x{height} with encoding nv12'
+    if width % 2 or height % 2:
+        raise ImageError(f'{what} is impossible: both must be even')
+    return nv12_to_bgr(_rows(data, (height * 3 // 2, width, 1), np.uint8, step, what)[:, :, 0])
+
+
+def _rows(
+    data: npt.NDArray[np.uint8], shape: tuple[int, int, int], dtype: type, step: int, what: str
+) -> npt.NDArray[Any]:
+    """View bytes as numbers [n_rows, width, channels], one row every `step` bytes; no copy.
+
+    A step of 0 means rows without padding. `what` names the image in an error.
+    """
+    n_rows, width, channels = shape
     item = np.dtype(dtype).itemsize
-    row_bytes = message.width * channels * item
-    step = message.step or row_bytes
-    data = np.frombuffer(message.data, np.uint8)
-    if not message.width or not n_rows or step < row_bytes:
-        raise ImageError(
-            f'an image of {message.width}x{message.height} with encoding {message.encoding}'
-            f' and step {message.step} is impossible: a row has {row_bytes} bytes'
-        )
+    row_bytes = width * channels * item
+    step = step or row_bytes
+    if not row_bytes or not n_rows or step < row_bytes:
+        raise ImageError(f'{what} and step {step} is impossible: a row has {row_bytes} bytes')
     needed = step * (n_rows - 1) + row_bytes
     if data.size < needed:
         raise ImageError(
-            f'an image of {message.width}x{message.height} with encoding {message.encoding}'
-            f' and step {step} needs {needed} bytes, the message has {data.size}'
+            f'{what} and step {step} needs {needed} bytes, the message has {data.size}'
         )
-    big_endian = bool(message.is_bigendian)
-    if item > 1 and (step % item or big_endian != (sys.byteorder == 'big')):
-        order = '>' if big_endian else '<'
-        rows = np.stack([data[i * step : i * step + row_bytes] for i in range(n_rows)])
-        pixels = rows.view(np.dtype(dtype).newbyteorder(order)).astype(dtype)
-        return pixels.reshape(n_rows, message.width, channels)
     strides = (step, channels * item, item)
-    return np.ndarray((n_rows, message.width, channels), dtype, data, strides=strides)
+    return np.ndarray(shape, dtype, data, strides=strides)

@@ -24,7 +24,8 @@ from hobot_llamacpp_py.ros.images import (
     Frame,
     ImageSubscription,
     SubscriptionEventCallbacks,
-    subscribe_shared_memory,
+    image_sources,
+    shared_memory_sources,
 )
 from hobot_llamacpp_py.ros.inbox import Inbox
 from hobot_llamacpp_py.ros.results import RELIABLE, Results
@@ -208,12 +209,11 @@ class LlamacppNode(Node):
             self._inbox.put_frame(Frame(message, time.monotonic()))
 
         if parameters.is_shared_mem_sub:
-            description = subscribe_shared_memory(self, take)
-            self._inbox.image_source = lambda: description
-            return lambda: {'images': description}
-        images = ImageSubscription(
-            self, parameters.ros_img_sub_topic_name, parameters.image_transport, take
-        )
+            sources = shared_memory_sources(self)
+        else:
+            topic = parameters.ros_img_sub_topic_name
+            sources = image_sources(self, topic, parameters.image_transport)
+        images = ImageSubscription(self, sources, take)
         self._inbox.image_source = lambda: images.description
         return lambda: {'images': images.description, 'frames lost': images.lost}
 

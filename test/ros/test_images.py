@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 
 pytest.importorskip('rclpy', reason='needs ROS 2')
-from image_messages import ENCODINGS, Hbm, grey, image_message
+from image_messages import ENCODINGS, grey, image_message, shared_memory_message
 from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
 
 from hobot_llamacpp_py.errors import ImageError
 from hobot_llamacpp_py.ros.images import (
+    Frame,
     compressed_to_bgr,
     hbm_to_bgr,
     image_to_bgr,
@@ -68,12 +70,6 @@ def test_compressed(suffix: str) -> None:
     assert greatest_difference(found, picture()) < 12
 
 
-@pytest.mark.parametrize('pad', [0, 16])
-def test_shared_memory_image(pad: int) -> None:
-    """An NV12 image from shared memory is seen, its step honoured, its unused bytes not."""
-    assert greatest_difference(hbm_to_bgr(Hbm(picture(), pad)), picture()) <= 4
-
-
 @pytest.mark.parametrize(
     ('fields', 'words'),
     [
@@ -97,11 +93,73 @@ def test_damaged_jpeg() -> None:
         compressed_to_bgr(CompressedImage(format='jpeg', data=b'abc'))
 
 
-def test_impossible_shared_memory_images() -> None:
-    """Another encoding or a data_size that is too small is told in one line."""
-    with pytest.raises(ImageError, match="must be nv12, this one is 'jpeg'"):
-        hbm_to_bgr(Hbm(picture(), encoding=b'jpeg'))
-    short = Hbm(picture())
-    short.data_size -= 1
-    with pytest.raises(ImageError, match='does not fit into its data_size 4607'):
-        hbm_to_bgr(short)
+class TestSharedMemory:
+    """hbm_img_msgs/HbmMsg1080P."""
+
+    @pytest.fixture(autouse=True)
+    @staticmethod
+    def messages() -> None:
+        pytest.importorskip('hbm_img_msgs', reason='`make test` builds it')
+
+    @pytest.mark.parametrize('pad', [0, 16])
+    def test_nv12(self, pad: int) -> None:
+        """An NV12 image is seen, its step honoured, its unused bytes not."""
+        message = shared_memory_message(picture(), pad)
+        assert greatest_difference(hbm_to_bgr(message), picture()) <= 4
+
+    def test_step_zero(self) -> None:
+        """A step that nobody filled in means rows without padding."""
+        message = shared_memory_message(picture())
+        message.step = 0
+        assert greatest_difference(hbm_to_bgr(message), picture()) <= 4
+
+    def test_encoding_ends_at_the_first_zero(self) -> None:
+        """What a driver leaves in the encoding field behind its first zero is not read."""
+        message = shared_memory_message(picture(), encoding=b'nv12\0jpeg')
+        assert greatest_difference(hbm_to_bgr(message), picture()) <= 4
+
+    def test_whole_field(self) -> None:
+        """An image that takes up the whole field of 6,220,800 bytes is within it."""
+        bgr = cv2.resize(picture(), (1920, 1080), interpolation=cv2.INTER_NEAREST)
+        found = hbm_to_bgr(shared_memory_message(bgr, pad=1920))
+        assert np.abs(found[100:400, 100:800].astype(int) - bgr[100:400, 100:800]).max() <= 4
+
+    @pytest.mark.parametrize(
+        ('fields', 'words'),
+        [
+            (dict(data_size=4607), 'step 64 needs 4608 bytes, the message has 4607'),
+            (dict(data_size=0), 'step 64 needs 4608 bytes, the message has 0'),
+            (dict(step=7), 'step 7 is impossible: a row has 64 bytes'),
+            (dict(width=63), '63x48 with encoding nv12 is impossible: both must be even'),
+            (dict(height=0), '64x0 with encoding nv12 and step 64 is impossible'),
+            (dict(step=2**31, data_size=2**31), 'needs 152471339072 bytes'),
+        ],
+    )
+    def test_impossible(self, fields: dict[str, int], words: str) -> None:
+        """Fields that contradict each other are told in one line."""
+        message = shared_memory_message(picture())
+        for name, value in fields.items():
+            setattr(message, name, value)
+        with pytest.raises(ImageError, match=words):
+            hbm_to_bgr(message)
+
+    @pytest.mark.parametrize('encoding', [b'jpeg', b'bgr8', b'NV12', b'', b'nv12nv12nv12'])
+    def test_other_encoding(self, encoding: bytes) -> None:
+        """Another encoding than nv12 is named, and what to do."""
+        shown = encoding.decode()
+        with pytest.raises(ImageError, match=f"encoding '{shown}'; only nv12 is supported"):
+            hbm_to_bgr(shared_memory_message(picture(), encoding=encoding))
+
+    def test_header(self) -> None:
+        """Its header is made of its index and its time stamp."""
+        message = shared_memory_message(picture())
+        message.index, message.time_stamp.sec, message.time_stamp.nanosec = 7, 5, 6
+        header = Frame(message, 0.0).header()
+        assert (header.frame_id, header.stamp.sec, header.stamp.nanosec) == ('7', 5, 6)
+
+
+def test_header() -> None:
+    """The header of other images is their own."""
+    header = Header(frame_id='camera')
+    for message in Image(header=header), CompressedImage(header=header):
+        assert Frame(message, 0.0).header() == header
