@@ -19,9 +19,10 @@ from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
+from togetheros import sourced
 
 TIMEOUT = 60.0  # seconds: generous, for machines that are busy with something else
 
@@ -30,7 +31,7 @@ class Robot:
     """One process of the installed node, and everything a client can do to it.
 
     Use as a context manager. `parameters` are the node's, as on a command line; `arguments`
-    follow them.
+    follow them. `togetheros`: the message packages of TogetheROS are installed.
     """
 
     def __init__(
@@ -39,11 +40,13 @@ class Robot:
         folder: Path,
         parameters: dict[str, Any],
         arguments: Sequence[str] = (),
+        togetheros: bool = False,
     ) -> None:
-        self._arguments = arguments
+        self._arguments, self._togetheros = arguments, togetheros
         self.texts: list[str] = []
         self.partials: list[str] = []
         self.speech: list[str] = []
+        self.targets: list[Any] = []
         self.status: dict[str, str] = {}
         self._installed, self._folder = installed, folder
         self._parameters = {'llm_threads': 1, 'temperature': 0.0, **parameters}
@@ -62,6 +65,10 @@ class Robot:
             ('/tts_text', self.speech),
         ):
             self.listen(topic, lambda message, messages=messages: messages.append(message.data))
+        if self._togetheros:
+            from ai_msgs.msg import PerceptionTargets
+
+            self.listen('/llama_cpp_node', self.targets.append, PerceptionTargets)
         self.client.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 10)
         self._prompts = self.client.create_publisher(String, '/prompt_text', 10)
         self._images: dict[type, Any] = {}
@@ -78,7 +85,7 @@ class Robot:
         self._claim.__exit__(None, None, None)
 
     def _start(self) -> None:
-        environment = {
+        variables = {
             **os.environ,
             'ROS_DOMAIN_ID': str(self._domain),
             'ROS_LOG_DIR': str(self._folder),
@@ -87,6 +94,8 @@ class Robot:
                 str(p) for p in self._installed.glob('lib/python*/site-packages')
             ),
         }
+        if self._togetheros:
+            variables = sourced(variables)
         arguments = ['--ros-args']
         for name, value in self._parameters.items():
             shown = f"'{value}'" if isinstance(value, (str, Path)) else str(value).lower()
@@ -96,7 +105,7 @@ class Robot:
         self._log_path = self._folder / f'node-{self._domain}.log'
         self._log_file = self._log_path.open('w')
         self.process = subprocess.Popen(
-            [str(executable), *arguments], env=environment, cwd=self._folder, stderr=self._log_file
+            [str(executable), *arguments], env=variables, cwd=self._folder, stderr=self._log_file
         )
 
     # -- what the node says ----------------------------------------------------------------------
@@ -143,6 +152,11 @@ class Robot:
         self.wait_for(lambda: self.texts, 'an answer')
         return self.texts.pop(0)
 
+    def next_targets(self) -> Any:
+        """Wait for the next answer as PerceptionTargets and take it."""
+        self.wait_for(lambda: self.targets, 'an answer as PerceptionTargets')
+        return self.targets.pop(0)
+
     # -- what the robot does ---------------------------------------------------------------------
 
     def say(self, prompt: str) -> None:
@@ -153,7 +167,7 @@ class Robot:
         self.say(prompt)
         return self.next_text()
 
-    def publish(self, message: Image | CompressedImage, topic: str = '/image') -> None:
+    def publish(self, message: Any, topic: str = '/image') -> None:
         """Publish an image until the node has it: a camera would send the next one, too."""
         key = (type(message), topic)
         if key not in self._images:

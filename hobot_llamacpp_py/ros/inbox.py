@@ -11,11 +11,9 @@ from enum import Enum
 from hobot_llamacpp_py.engine.decoder import CancelToken
 from hobot_llamacpp_py.errors import CancelledError, ImageError
 from hobot_llamacpp_py.ros.images import Frame
-from hobot_llamacpp_py.vision.picture import Picture
+from hobot_llamacpp_py.ros.timeline import Sight
 
-__all__ = ['Inbox', 'Seen', 'Work']
-
-Seen = tuple[Frame, Picture]  # a frame, and what the encoder sees of it
+__all__ = ['Inbox', 'Work']
 
 
 class Work(Enum):
@@ -41,7 +39,7 @@ class Inbox:
         self._frame: Frame | None = None
         self._frame_used = True
         self._looked_at: Frame | None = None  # by the lookout, at this moment
-        self._encoded: Seen | None = None
+        self._encoded: Sight | None = None
         self.is_closed = False
 
     def put_prompt(self, prompt: str) -> bool:
@@ -91,22 +89,21 @@ class Inbox:
                 self._changed.wait(delay if delay > 0 else None)
             return None
 
-    def put_encoded(self, frame: Frame, picture: Picture | None) -> None:
-        """Hand over the lookout's frame; without a picture, because it could not be encoded."""
+    def put_encoded(self, sight: Sight | None) -> None:
+        """Hand over the lookout's frame, or None if it could not be encoded."""
         with self._changed:
             self._looked_at = None
-            if picture is not None:
-                self._encoded = frame, picture
+            self._encoded = sight or self._encoded
             self._changed.notify_all()
 
-    def take_encoded(self, max_age: float, cancel: CancelToken | None = None) -> Seen | None:
+    def take_encoded(self, max_age: float, cancel: CancelToken | None = None) -> Sight | None:
         """Take the frame encoded last, if it is fresh enough; else None.
 
         With a token, a frame that is just being encoded is waited for.
         """
         with self._changed:
             while True:
-                if self._encoded and self._encoded[0].is_fresh(max_age):
+                if self._encoded and self._encoded.is_fresh(max_age):
                     encoded, self._encoded = self._encoded, None
                     return encoded
                 self._encoded = None

@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from dataclasses import replace
 
 from hobot_llamacpp_py.engine.engine import Engine
 from hobot_llamacpp_py.errors import one_line
+from hobot_llamacpp_py.ros.images import Frame
 from hobot_llamacpp_py.ros.inbox import Inbox
+from hobot_llamacpp_py.ros.timeline import Sight, Stopwatch, see
 
 __all__ = ['Lookout']
 
@@ -26,17 +29,21 @@ class Lookout(threading.Thread):
         super().__init__(name='lookout', daemon=True)
         self._engine, self._inbox, self._period = engine, inbox, period
 
+    def _see(self, frame: Frame) -> Sight:
+        return see(frame, lambda: self._engine.picture(frame.bgr()))
+
     def run(self) -> None:
         next_time = 0.0
         while (frame := self._inbox.next_frame(next_time)) is not None:
             next_time = time.monotonic() + self._period
-            picture = None
+            sight = None
             try:
-                picture = self._engine.picture(frame.bgr())
+                seen = self._see(frame)
+                watch = Stopwatch()
                 # Waited for, so that the encoder is never asked for more than one frame ahead.
-                self._engine.encode_ahead(picture).result()
+                self._engine.encode_ahead(seen.picture).result()
+                sight = replace(seen, infer=watch.read())
             except Exception as error:
-                picture = None
                 if not self._inbox.is_closed:
                     log.warning('a frame cannot be prepared: %s', one_line(error))
-            self._inbox.put_encoded(frame, picture)
+            self._inbox.put_encoded(sight)

@@ -6,13 +6,14 @@ import difflib
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from std_msgs.msg import String
+from std_msgs.msg import Header, String
 from std_srvs.srv import Trigger
 
 from hobot_llamacpp_py.engine.engine import Answer, Engine, Stats
@@ -29,6 +30,7 @@ from hobot_llamacpp_py.ros.images import (
 )
 from hobot_llamacpp_py.ros.inbox import Inbox
 from hobot_llamacpp_py.ros.results import RELIABLE, Results
+from hobot_llamacpp_py.ros.timeline import Interval
 from hobot_llamacpp_py.ros.worker import Worker
 from hobot_llamacpp_py.vision.image_file import read_image, read_nv12
 from hobot_llamacpp_py.vision.picture import Picture
@@ -76,7 +78,13 @@ class LlamacppNode(Node):
         self._last_error = ''
         self._engine: Engine | None = None
         self._missed_publishers = 0
-        self._results = Results(self, parameters.text_msg_pub_topic_name)
+        self._results = Results(
+            self,
+            speech_topic=parameters.text_msg_pub_topic_name,
+            targets_topic=parameters.ai_msg_pub_topic_name,
+            # A text chat has no encoder.
+            model=Path(self._files.get('model_file_name', parameters.llm_model_name)).stem,
+        )
         self._diagnostics = Diagnostics(self)
         self._inbox = Inbox(parameters.prompt_queue_size)
         self._worker = Worker(
@@ -312,9 +320,13 @@ class LlamacppNode(Node):
     def on_piece(self, piece: str) -> None:
         self._results.piece(piece)
 
-    def on_answer(self, prompt: str, answer: Answer, frame: Frame | None) -> None:
+    def on_answer(
+        self, prompt: str, answer: Answer, frame: Frame | None, steps: Mapping[str, Interval]
+    ) -> None:
         self._last_stats, self._last_error = answer.stats, ''
-        self._results.end(answer.text)
+        file = 'feedback' if self._settings.feed_type == 0 else ''  # as in the C++ node
+        header = frame.header() if frame else Header(frame_id=file)
+        self._results.end(answer.text, header, steps)
         self.get_logger().info(f'answer: {_line(answer.text)}')
         if answer.finish != 'stop':
             self.get_logger().info(f'the answer was cut ({answer.finish})')

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
-from std_msgs.msg import String
+from std_msgs.msg import Header, String
 
 from hobot_llamacpp_py.engine.segmenter import SpeechSegmenter
+from hobot_llamacpp_py.ros.perception_targets import PerceptionTargets
+from hobot_llamacpp_py.ros.timeline import Interval
 
 __all__ = ['RELIABLE', 'Results']
 
@@ -24,12 +27,24 @@ PIECES = QoSProfile(
 
 
 class Results:
-    """The publishers of one node; used from the inference thread only."""
+    """The publishers of one node; used from the inference thread only.
 
-    def __init__(self, node: Node, speech_topic: str) -> None:
+    Args:
+        targets_topic: where answers go as ai_msgs/PerceptionTargets, if that is installed.
+        model: the model's name in those.
+    """
+
+    def __init__(self, node: Node, speech_topic: str, targets_topic: str, model: str) -> None:
         self._partial = node.create_publisher(String, '~/partial', PIECES)
         self._text = node.create_publisher(String, '~/text', RELIABLE)
         self._speech = node.create_publisher(String, speech_topic, RELIABLE)
+        self._targets: PerceptionTargets | None = None
+        try:
+            self._targets = PerceptionTargets(node, targets_topic, RELIABLE, model)
+        except ImportError:
+            node.get_logger().info(
+                f'ai_msgs is not installed: answers are on ~/text, and not on {targets_topic}'
+            )
         self._segmenter = SpeechSegmenter()
 
     def begin(self, fillers: str) -> None:
@@ -45,10 +60,17 @@ class Results:
         for clause in self._segmenter.feed(text):
             self._speech.publish(String(data=clause))
 
-    def end(self, text: str) -> None:
-        """Publish the whole answer and what is left to speak of it."""
+    def end(self, text: str, header: Header, steps: Mapping[str, Interval]) -> None:
+        """Publish the whole answer and what is left to speak of it.
+
+        Args:
+            header: of the picture that it is about.
+            steps: when the steps of the work happened.
+        """
         for clause in self._segmenter.finish():
             self._speech.publish(String(data=clause))
+        if self._targets:
+            self._targets.publish(text, header, steps)
         self._text.publish(String(data=text))
 
     def error(self, error: str) -> None:
@@ -57,9 +79,12 @@ class Results:
 
     def has_reader(self) -> bool:
         """Tell whether somebody listens to the whole answers."""
-        return self._text.get_subscription_count() > 0
+        return any(p.get_subscription_count() for p in self._whole_answers())
 
     def wait_until_read(self, timeout: float) -> bool:
         """Wait until all subscribers have everything; False if some did not in time."""
-        publishers: list[Publisher] = [self._partial, self._speech, self._text]
+        publishers = [self._partial, self._speech, *self._whole_answers()]
         return all(p.wait_for_all_acked(Duration(seconds=timeout)) for p in publishers)
+
+    def _whole_answers(self) -> list[Publisher]:
+        return [self._text, *([self._targets.publisher] if self._targets else [])]

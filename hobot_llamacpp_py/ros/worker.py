@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -16,8 +16,9 @@ from hobot_llamacpp_py.errors import CancelledError, PromptError, one_line
 from hobot_llamacpp_py.files import system_prompt_text
 from hobot_llamacpp_py.parameters import Parameters
 from hobot_llamacpp_py.ros.images import Frame
-from hobot_llamacpp_py.ros.inbox import Inbox, Seen, Work
+from hobot_llamacpp_py.ros.inbox import Inbox, Work
 from hobot_llamacpp_py.ros.lookout import Lookout
+from hobot_llamacpp_py.ros.timeline import Interval, Sight, Stopwatch, see, steps
 from hobot_llamacpp_py.vision.picture import Picture
 
 __all__ = ['Listener', 'Worker']
@@ -42,8 +43,10 @@ class Listener(Protocol):
     def on_piece(self, piece: str) -> None:
         """Take the next piece of the running answer."""
 
-    def on_answer(self, prompt: str, answer: Answer, frame: Frame | None) -> None:
-        """Take a whole answer and the frame that it is about, if it came from a topic."""
+    def on_answer(
+        self, prompt: str, answer: Answer, frame: Frame | None, steps: Mapping[str, Interval]
+    ) -> None:
+        """Take a whole answer, when its steps happened, and its frame, if that is from a topic."""
 
     def on_cancelled(self, prompt: str, reason: str) -> None:
         """Note that a prompt was cancelled before there was any text."""
@@ -76,8 +79,8 @@ class Worker(threading.Thread):
         self._load, self._read_image = load, read_image
         self._inbox, self._listener = inbox, listener
         self._chat: Chat | None = None
-        self._picture: Picture | None = None
-        self._prepared: Seen | None = None
+        self._local: Sight | None = None
+        self._prepared: Sight | None = None
         self._running: CancelToken | None = None
         self._lock = threading.Lock()
 
@@ -150,18 +153,25 @@ class Worker(threading.Thread):
         """Do before the first prompt what can be done: the system prompt, and a local image."""
         self._chat = Chat(engine, _chat_config(self.parameters))
         if self.parameters.feed_type == 0:
-            self._picture = self._read_image(engine)
-        self._chat.prepare(self._picture)
+            self._local = see(None, lambda: self._read_image(engine))
+        self._prepare_sight(self._local)
 
-    def _prepare_for_question(self, seen: Callable[[CancelToken], Seen]) -> None:
+    def _prepare_sight(self, sight: Sight | None, cancel: CancelToken | None = None) -> None:
+        assert self._chat is not None
+        watch = Stopwatch()
+        stats = self._chat.prepare(sight and sight.picture, cancel)
+        if sight and sight.infer is None:
+            sight.infer = watch.read().first(stats.encode_s)
+
+    def _prepare_for_question(self, find: Callable[[CancelToken], Sight]) -> None:
         """Encode and decode a frame, so that a question about it finds the work done."""
         assert self._chat is not None
         self.state = 'preparing'
         with self._cancellable() as cancel:
             try:
-                frame, picture = seen(cancel)
-                self._chat.prepare(picture, cancel)
-                self._prepared = frame, picture
+                sight = find(cancel)
+                self._prepare_sight(sight, cancel)
+                self._prepared = sight
             except CancelledError:
                 pass
             except Exception as error:
@@ -208,33 +218,35 @@ class Worker(threading.Thread):
         parameters = self.parameters
         self._chat.config = _chat_config(parameters)
         self._listener.on_prompt(prompt)
-        frame, picture = None, self._picture
+        sight = self._local
         if parameters.feed_type == 1:
-            frame, picture = self._seen(cancel)
+            sight = self._sight(cancel)
         self.state = 'answering'
-        answer = self._chat.ask(prompt, picture, cancel)
+        answer = self._chat.ask(prompt, sight and sight.picture, cancel)
+        watch = Stopwatch()
         for piece in answer:
             self._listener.on_piece(piece)
         if not answer.text:
             if answer.finish == 'cancelled':
                 raise CancelledError('cancelled before the first word')
             raise PromptError('the model gave an empty answer')
-        self._listener.on_answer(prompt, answer, frame)
+        times = steps(sight, watch.read(), answer.stats)
+        self._listener.on_answer(prompt, answer, sight and sight.frame, times)
 
-    def _seen(self, cancel: CancelToken) -> Seen:
-        """Return the frame that a question is about: prepared, or just encoded, or the newest."""
+    def _sight(self, cancel: CancelToken) -> Sight:
+        """Return what a question is about: a frame prepared, or just encoded, or the newest."""
         max_age = self.parameters.max_image_age
         prepared, self._prepared = self._prepared, None  # one preparation, one question
-        if prepared and prepared[0].is_fresh(max_age):
+        if prepared and prepared.is_fresh(max_age):
             return prepared
         self.state = 'waiting for an image'
         return self._inbox.take_encoded(max_age, cancel) or self._newest(cancel)
 
-    def _newest(self, cancel: CancelToken) -> Seen:
+    def _newest(self, cancel: CancelToken) -> Sight:
         assert self._chat is not None
-        parameters = self.parameters
+        engine, parameters = self._chat.engine, self.parameters
         frame = self._inbox.take_frame(parameters.image_timeout, parameters.max_image_age, cancel)
-        return frame, self._chat.engine.picture(frame.bgr())
+        return see(frame, lambda: engine.picture(frame.bgr()))
 
 
 def _chat_config(parameters: Parameters) -> ChatConfig:

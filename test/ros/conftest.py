@@ -39,12 +39,18 @@ def start(
 
     @contextmanager
     def starter(
-        family: str = 'internvl', arguments: Sequence[str] = (), **parameters: Any
+        family: str = 'internvl',
+        arguments: Sequence[str] = (),
+        togetheros: bool = False,
+        **parameters: Any,
     ) -> Iterator[Robot]:
+        if togetheros:
+            pytest.importorskip('ai_msgs', reason='`make test` builds it')
         encoder, decoder, model_type = MODELS[family]
         models = dict(model_file_name=encoder, llm_model_name=decoder, model_type=model_type)
         folder = tmp_path_factory.mktemp('node')
-        with Robot(installed, folder, {**models, **parameters}, arguments) as robot:
+        settings = {**models, **parameters}
+        with Robot(installed, folder, settings, arguments, togetheros) as robot:
             yield robot
 
     return starter
