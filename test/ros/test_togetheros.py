@@ -12,6 +12,7 @@ from nano import CONFIG, MODELS, answer, draw_scene
 
 pytest.importorskip('rclpy', reason='needs ROS 2')
 from image_messages import image_message, shared_memory_message
+from rclpy.qos import ReliabilityPolicy
 from robot import Robot, without_stamps
 from std_msgs.msg import Header
 
@@ -180,6 +181,16 @@ class TestSharedMemory:
         assert 'needs 115200 bytes, the message has 57600' in robot.ask(DESCRIBE)
         robot.publish(shared_memory_message(bgr), '/hbmem_img')
         assert robot.ask(DESCRIBE) == answer(scene, DESCRIBE)
+
+    def test_nobody_publishes(self, start: Start) -> None:
+        """The subscription matches every publisher; that there is none is told."""
+        options = dict(feed_type=1, is_shared_mem_sub=1, image_timeout=0.2)
+        with start(togetheros=True, **options) as robot:
+            robot.wait_until_ready()
+            (subscription,) = robot.client.get_subscriptions_info_by_topic('/hbmem_img')
+            assert subscription.topic_type == 'hbm_img_msgs/msg/HbmMsg1080P'
+            assert subscription.qos_profile.reliability is ReliabilityPolicy.BEST_EFFORT
+            assert robot.ask(DESCRIBE).endswith('(image_timeout): nobody publishes on /hbmem_img')
 
     def test_without_the_package(self, start: Start) -> None:
         """Where hbm_img_msgs is not installed the last line names it and what to do."""
