@@ -83,7 +83,7 @@ class LlamacppNode(Node):
             speech_topic=parameters.text_msg_pub_topic_name,
             targets_topic=parameters.ai_msg_pub_topic_name,
             # A text chat has no encoder.
-            model=Path(self._files.get('model_file_name', parameters.llm_model_name)).stem,
+            model=Path(self._files.get('model_file_name', self._files['llm_model_name'])).stem,
         )
         self._diagnostics = Diagnostics(self)
         self._inbox = Inbox(parameters.prompt_queue_size)
