@@ -1,7 +1,7 @@
 # What a developer or a visitor needs; the robot's build is colcon's.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo bench test lint clean
 
 # A sourced ROS must not mix with the one in .venv.
 VENV := . scripts/without_ros.sh && .venv/bin/python
@@ -9,6 +9,7 @@ ARGS ?=
 
 help:
 	@echo 'make demo    ask a small built-in vision model about pictures, through ROS 2 topics'
+	@echo 'make bench   measure what the engine promises (some minutes, on a quiet machine)'
 	@echo 'make test    run the tests (ARGS="-k name" chooses)'
 	@echo 'make lint    check style and types'
 	@echo 'make clean   remove .venv and build outputs (the compiled llama.cpp stays in ~/.cache)'
@@ -20,8 +21,12 @@ demo:
 	@scripts/bootstrap.sh
 	@$(VENV) -m hobot_llamacpp_py.tools.demo $(ARGS)
 
+bench:
+	@scripts/bootstrap.sh bench
+	@$(VENV) -m hobot_llamacpp_py.tools.bench $(ARGS)
+
 test:
-	@scripts/bootstrap.sh test interfaces
+	@scripts/bootstrap.sh bench test interfaces
 	@scripts/interfaces.sh
 	@$(VENV) -m pytest --durations=10 $(ARGS)
 

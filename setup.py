@@ -44,6 +44,7 @@ setup(
         'console_scripts': [
             'hobot_llamacpp_py = hobot_llamacpp_py.ros.main:main',
             'demo = hobot_llamacpp_py.tools.demo:main',
+            'bench = hobot_llamacpp_py.tools.bench:main',
         ],
     },
 )

@@ -87,7 +87,11 @@ N_IMAGE_TOKENS = 256
 ENCODER_SHARE = 1.25  # of the image's prefill time: 2456 ms to 256 x 7.7 ms on an RDK X5
 # Published for InternVL2.5-1B on the X5: encoder ms, prefill ms a token.
 X5_ENCODER_MS, X5_PREFILL_MS = 2456.0, 7.7
-SYSTEM, QUESTION = 'Be kind', 'Why?!'  # with the wrapper 16 tokens a question, for the stand-in
+# System prompt and question; those of the stand-in make, with what stands around it, 16 tokens.
+PROMPTS = {
+    True: ('Be kind', 'Why?!'),
+    False: ('You are a helpful assistant.', 'Describe the image.'),
+}
 GREEDY = SamplingConfig(temperature=0)
 
 
@@ -119,6 +123,8 @@ class Bench:
         self.engine, self.encoder = engine, engine.encoder
         self.decoder = engine.decoder
         self._config, self._rounds, self._n_answer = config, rounds, n_answer
+        self._is_stand_in = isinstance(engine.encoder, StandInEncoder)
+        self._system, self._question = PROMPTS[self._is_stand_in]
         self._pictures = self._draw()
 
     def _draw(self) -> Iterator[Picture]:
@@ -131,9 +137,9 @@ class Bench:
         self, chat: Chat, picture: Picture | None, n_tokens: int, *, speculative: bool = False
     ) -> Answer:
         chat.config = ChatConfig(
-            SYSTEM, chat.config.history_turns, n_tokens, GREEDY, speculative=speculative
+            self._system, chat.config.history_turns, n_tokens, GREEDY, speculative=speculative
         )
-        answer = chat.ask(QUESTION, picture)
+        answer = chat.ask(self._question, picture)
         for _ in answer:
             pass
         return answer
@@ -146,7 +152,7 @@ class Bench:
         """Measure image embeddings against text tokens; give the stand-in its time."""
         n = self.encoder.n_tokens
         image = self.encoder.encode(np.zeros((1, 1, 3), np.uint8))
-        text = [*np.random.default_rng(2).integers(0, 1000, n)]
+        text = [*np.random.default_rng(2).integers(0, min(1000, self.decoder.n_vocab), n)]
         times: dict[str, list[float]] = {'image': [], 'text': []}
         self.engine.reset()
         for _ in range(self._rounds + 1):
@@ -185,7 +191,7 @@ class Bench:
                     Chat(self.engine, ChatConfig(history_turns=0)),
                     next(self._pictures),
                 )
-                chat.config = ChatConfig(SYSTEM, 0, 4, GREEDY)
+                chat.config = ChatConfig(self._system, 0, 4, GREEDY)
                 chat.prepare(picture)
                 prepared = self._ask(chat, picture, 4).stats
                 rows.append(
@@ -210,7 +216,7 @@ class Bench:
 
     def _first_token_as_in_cpp(self, decoder: Decoder, picture: Picture) -> float:
         """Do what the C++ node does after a question has come; return seconds."""
-        prompt = grouped(self.engine._elements(SYSTEM, (Turn(QUESTION, picture),)))
+        prompt = grouped(self.engine._elements(self._system, (Turn(self._question, picture),)))
         started = time.perf_counter()
         llama_cpp.llama_free(decoder._context)
         decoder._open_context(self._config)
@@ -256,7 +262,7 @@ class Bench:
             # Which in its turn has been remembered by now, and is given again.
             again = self._ask(chat, picture, n, speculative=True)
             for answer in (again, misled):
-                if answer.tokens != plain.tokens and isinstance(self.encoder, StandInEncoder):
+                if answer.tokens != plain.tokens and self._is_stand_in:
                     raise VlmError('speculation has changed the answer')
             repeated.append(plain.stats.decode_s / again.stats.decode_s)
             wrong.append(plain.stats.decode_s / misled.stats.decode_s)
