@@ -13,7 +13,7 @@ PACKAGE = ROOT / 'hobot_llamacpp_py'
 # The only modules that may import a binding, so that it can be replaced and is optional.
 BINDINGS = {
     'onnxruntime': {'vision/onnx.py'},
-    'llama_cpp': {'engine/decoder.py', 'tools/bench.py'},
+    'llama_cpp': {'engine/decoder.py', 'tools/bench.py', 'vision/mmproj.py'},
     'hobot_dnn': set(),
     'hbm_runtime': set(),
 }

@@ -71,6 +71,10 @@ def open_encoder(
         from hobot_llamacpp_py.vision.onnx import OnnxEncoder
 
         return OnnxEncoder(path, model_type, n_threads)
+    if chosen == 'mmproj':
+        from hobot_llamacpp_py.vision.mmproj import MmprojEncoder
+
+        return MmprojEncoder(path, model_type, n_threads)
     raise ModelFileError(
         f'{path}: the {chosen} encoder backend is not part of this version; use an .onnx encoder'
     )

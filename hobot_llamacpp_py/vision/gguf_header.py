@@ -1,0 +1,115 @@
+"""What stands at the head of a GGUF file: metadata, and the shapes of the tensors."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from hobot_llamacpp_py.errors import ModelFileError
+
+__all__ = ['GgufHeader', 'Value']
+
+Value = int | float | bool | str | list['Value']
+
+# The types of GGUF values by their number; 8 is a string, 9 an array.
+_FORMATS = dict(enumerate(('B', 'b', 'H', 'h', 'I', 'i', 'f', '?', '', '', 'Q', 'q', 'd')))
+_STRING, _ARRAY = 8, 9
+# Numbers in a block and bytes of a block, of the tensor types that encoders come in: F32, F16,
+# Q8_0, BF16. Of another type only the start is known.
+_BLOCKS = {0: (1, 4), 1: (1, 2), 8: (32, 34), 30: (1, 2)}
+
+
+@dataclass(frozen=True)
+class GgufHeader:
+    """Metadata by key, and tensor shapes by name (the axis that lies together comes first)."""
+
+    metadata: dict[str, Value]
+    shapes: dict[str, tuple[int, ...]]
+
+    def integer(self, key: str) -> int:
+        """Return a whole number of the metadata, 0 where there is none."""
+        value = self.metadata.get(key)
+        return value if isinstance(value, int) else 0
+
+    @classmethod
+    def read(cls, path: str | Path) -> GgufHeader:
+        """Read the header of a GGUF file.
+
+        Raises:
+            ModelFileError: the file cannot be read, is no GGUF file, or is cut off. (libmtmd
+                loads a file that is cut off, with whatever was in memory in the missing place.)
+        """
+        try:
+            with Path(path).open('rb') as file:
+                magic = file.read(4)
+                if magic != b'GGUF':
+                    raise ModelFileError(
+                        f'{path} is not a GGUF file (it starts with {magic!r}); download it'
+                        ' again, a git-lfs pointer or an error page may stand in its place'
+                    )
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                    header, size = _Reader(data).header()
+                    if len(data) < size:
+                        raise ModelFileError(
+                            f'{path} is cut off: it has {len(data)} of {size} bytes;'
+                            ' download it again'
+                        )
+                    return header
+        except OSError as error:
+            raise ModelFileError(f'{path}: {error.strerror}') from None
+        except (struct.error, ValueError, KeyError, ZeroDivisionError):
+            raise ModelFileError(
+                f'{path} is damaged: its GGUF header cannot be read; download it again'
+            ) from None
+
+
+class _Reader:
+    def __init__(self, data: mmap.mmap) -> None:
+        self._data, self._at = data, 4
+
+    def header(self) -> tuple[GgufHeader, int]:
+        """Return the header and the bytes that the file must have at least."""
+        version = self._integer('I')
+        if version not in (2, 3):
+            raise ValueError(version)
+        n_tensors, n_values = self._integer('Q'), self._integer('Q')
+        metadata: dict[str, Value] = {}
+        for _ in range(n_values):
+            key = self._string()
+            metadata[key] = self._value(self._integer('I'))
+        shapes, end = {}, 0
+        for _ in range(n_tensors):
+            name = self._string()
+            shapes[name] = tuple(self._integer('Q') for _ in range(self._integer('I')))
+            numbers, size = _BLOCKS.get(self._integer('I'), (1, 0))
+            end = max(end, self._integer('Q') + math.prod(shapes[name]) // numbers * size)
+        alignment = int(str(metadata.get('general.alignment', 32)))
+        return GgufHeader(metadata, shapes), -(-self._at // alignment) * alignment + end
+
+    def _value(self, kind: int) -> Value:
+        if kind == _STRING:
+            return self._string()
+        if kind == _ARRAY:
+            item, count = self._integer('I'), self._integer('Q')
+            return [self._value(item) for _ in range(count)]
+        return self._number(_FORMATS[kind])
+
+    def _integer(self, format: str) -> int:
+        return int(self._number(format))
+
+    def _number(self, format: str) -> int | float | bool:
+        number: int | float | bool
+        (number,) = struct.unpack_from('<' + format, self._data, self._at)
+        self._at += struct.calcsize('<' + format)
+        return number
+
+    def _string(self) -> str:
+        size = self._integer('Q')
+        text = self._data[self._at : self._at + size]
+        if len(text) != size:
+            raise ValueError(size)
+        self._at += size
+        return text.decode('utf-8', 'replace')

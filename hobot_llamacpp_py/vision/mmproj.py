@@ -1,0 +1,238 @@
+"""Vision encoder from an mmproj GGUF file, through llama.cpp's libmtmd.
+
+libmtmd makes an image chunk of a picture (it normalises the picture, and might tile it), then
+encodes the chunk. No more than that is used of it: the embeddings go into the decoder as those of
+any other encoder do.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import numpy as np
+import numpy.typing as npt
+
+from hobot_llamacpp_py.errors import InferenceError, ModelFileError
+from hobot_llamacpp_py.vision.gguf_header import GgufHeader
+from hobot_llamacpp_py.vision.tensors import as_embeddings
+
+__all__ = ['MmprojEncoder']
+
+log = logging.getLogger(__name__)
+
+_LOG_LEVEL_ERROR = 4  # GGML_LOG_LEVEL_ERROR
+
+# By the projector's name in the file: its model_type, the model's name, and the tensor whose last
+# axis is the width of an image token.
+_PROJECTORS = {
+    'internvl': (0, 'InternVL', 'mm.model.mlp.3.weight'),
+    'idefics3': (1, 'SmolVLM2', 'mm.model.fc.weight'),
+}
+_POSITIONS = 'v.position_embd.weight'
+_STRING, _ARRAY = 8, 9  # types of GGUF values
+
+_errors: list[str] = []
+
+
+@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
+def _on_log(level: int, text: bytes, _: Any) -> None:
+    message = text.decode('utf-8', 'replace').strip()
+    if level == _LOG_LEVEL_ERROR:
+        _errors.append(message)
+    if message:
+        log.debug('libmtmd: %s', message)
+
+
+class MmprojEncoder:
+    """A `VisionEncoder` from an mmproj file as llama.cpp's converter writes it.
+
+    Args:
+        path: the mmproj GGUF file.
+        model_type: 0 InternVL or 1 SmolVLM2, to be what the file's projector is for.
+        n_threads: CPU threads.
+
+    Raises:
+        ModelFileError: the file cannot be used, and why.
+    """
+
+    def __init__(self, path: str | Path, model_type: int, n_threads: int = 1) -> None:
+        self._context = self._vocabulary = None
+        self._path = Path(path)
+        size, self.n_tokens, self.n_embd = _sizes(path, model_type)
+        self.input_size = (size, size)
+        try:
+            from llama_cpp import mtmd_cpp  # loads the shared library
+        except (ImportError, OSError, RuntimeError, AttributeError) as error:
+            raise ModelFileError(
+                f'{path} needs libmtmd, which is missing from the installed llama-cpp-python'
+                f' ({error}); install it again, or use an .onnx encoder'
+            ) from None
+        self._mtmd: Any = mtmd_cpp
+        self._mtmd.mtmd_log_set(_on_log, None)
+        _errors.clear()
+        try:
+            self._vocabulary = _load_vocabulary()
+            self._load(n_threads)
+        except BaseException:
+            self.close()
+            raise
+
+    def _load(self, n_threads: int) -> None:
+        params = self._mtmd.mtmd_context_params_default()
+        params.n_threads = n_threads
+        params.print_timings = params.warmup = False
+        # SmolVLM2's preprocessing enlarges every picture to 2048 pixels and shrinks it again for
+        # the overview. Below any limit, it takes the least that it can: one tile, as it is.
+        params.image_max_tokens = 1
+        self._context = self._mtmd.mtmd_init_from_file(
+            os.fsencode(self._path), self._vocabulary, params
+        )
+        if not self._context:
+            raise ModelFileError(f'libmtmd cannot load {self._path}: {_first_error()}')
+
+    def encode(self, fitted: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Return the embeddings of a fitted picture; the GIL is free meanwhile."""
+        width, height = self.input_size
+        rgb = np.zeros((height, width, 3), np.uint8)
+        rgb[: fitted.shape[0], : fitted.shape[1]] = fitted[:, :, ::-1]
+        _errors.clear()
+        with self._image_chunk(rgb) as chunk:
+            if self._mtmd.mtmd_encode_chunk(self._context, chunk):
+                raise InferenceError(f'{self._path}: libmtmd failed: {_first_error()}')
+            output = self._mtmd.mtmd_get_output_embd(self._context)
+            embeddings = np.ctypeslib.as_array(output, (self.n_tokens, self.n_embd)).copy()
+        return as_embeddings(embeddings, self._path)
+
+    @contextmanager
+    def _image_chunk(self, rgb: npt.NDArray[np.uint8]) -> Iterator[Any]:
+        """Give libmtmd's chunk of a picture of exactly the input size."""
+        mtmd, marker = self._mtmd, self._mtmd.mtmd_default_marker()
+        text = mtmd.mtmd_input_text(text=marker, text_len=len(marker))
+        pixels = rgb.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        bitmap = mtmd.mtmd_bitmap_init(*self.input_size, pixels)
+        bitmaps = (mtmd.mtmd_bitmap_p_ctypes * 1)(bitmap)
+        chunks = mtmd.mtmd_input_chunks_init()
+        try:
+            if mtmd.mtmd_tokenize(self._context, chunks, ctypes.byref(text), bitmaps, 1):
+                raise InferenceError(f'{self._path}: libmtmd failed: {_first_error()}')
+            for i in range(mtmd.mtmd_input_chunks_size(chunks)):
+                chunk = mtmd.mtmd_input_chunks_get(chunks, i)
+                if mtmd.mtmd_input_chunk_get_type(chunk) == mtmd.MTMD_INPUT_CHUNK_TYPE_IMAGE:
+                    break  # the overview; SmolVLM2's one tile, the same again, comes after it
+            n_tokens = mtmd.mtmd_input_chunk_get_n_tokens(chunk)
+            if n_tokens != self.n_tokens:
+                raise InferenceError(
+                    f'{self._path}: libmtmd makes {n_tokens} image tokens; {self.n_tokens}'
+                    ' were expected'
+                )
+            yield chunk
+        finally:
+            mtmd.mtmd_input_chunks_free(chunks)
+            mtmd.mtmd_bitmap_free(bitmap)
+
+    def close(self) -> None:
+        """Free the model; closing again does no harm."""
+        if self._context:
+            self._mtmd.mtmd_free(self._context)
+            self._context = None
+        if self._vocabulary:
+            llama_cpp.llama_model_free(self._vocabulary)
+            self._vocabulary = None
+
+
+def _sizes(path: str | Path, model_type: int) -> tuple[int, int, int]:
+    """Return input size, image tokens and their width, having checked that the file fits.
+
+    libmtmd itself ends the process over some of what is checked here.
+    """
+    header = GgufHeader.read(path)
+    metadata, shapes = header.metadata, header.shapes
+    architecture = metadata.get('general.architecture')
+    if architecture != 'clip':
+        raise ModelFileError(
+            f'{path} is a GGUF file of architecture {architecture}, not an mmproj file: the'
+            ' vision encoder goes into model_file_name, the text decoder into llm_model_name'
+        )
+    projector = metadata.get('clip.projector_type') or metadata.get('clip.vision.projector_type')
+    if projector not in _PROJECTORS:
+        raise ModelFileError(
+            f'{path} has a projector of type {projector}; supported are internvl (model_type 0)'
+            ' and idefics3 (SmolVLM2, model_type 1)'
+        )
+    right_type, name, projection = _PROJECTORS[str(projector)]
+    if model_type != right_type:
+        raise ModelFileError(
+            f'model_type {model_type} does not fit {path}, which is the vision encoder of an'
+            f' {name}: set model_type:={right_type}'
+        )
+    n_classes = int(projector == 'internvl')
+    for tensor in (projection, _POSITIONS, 'v.patch_embd.weight', *['v.class_embd'] * n_classes):
+        if not shapes.get(tensor):
+            raise ModelFileError(f'{path} has no tensor {tensor}; convert the model again')
+    n_positions = shapes[_POSITIONS][-1] - n_classes
+    keys = ('image_size', 'patch_size', 'projector.scale_factor')
+    size, patch, merge = (header.integer(f'clip.vision.{key}') for key in keys)
+    if (
+        min(size, patch, merge) < 1
+        or size % (patch * merge)
+        or n_positions != (size // patch) ** 2
+    ):
+        raise ModelFileError(
+            f'{path}: an input of {size} pixels in patches of {patch}, of which {merge}x{merge}'
+            f' are merged, does not fit {n_positions} positions; convert the model again'
+        )
+    return size, (size // patch // merge) ** 2, shapes[projection][-1]
+
+
+def _load_vocabulary() -> Any:
+    """Load a text model that is nothing but a vocabulary of one token.
+
+    libmtmd makes image chunks only together with the text around them, which is tokenised by a
+    text model. That text is of no use here: without the decoder's vocabulary, the encoder can run
+    in a process that knows nothing of the decoder.
+    """
+    values = (
+        _entry('general.architecture', _STRING, _string('llama')),
+        _entry('tokenizer.ggml.model', _STRING, _string('gpt2')),
+        _entry('tokenizer.ggml.tokens', _ARRAY, struct.pack('<IQ', _STRING, 1) + _string('x')),
+        _entry('tokenizer.ggml.merges', _ARRAY, struct.pack('<IQ', _STRING, 0)),
+    )
+    params = llama_cpp.llama_model_default_params()
+    params.vocab_only = True
+    # The decoder's log, if there is one in this process, gets its callback back.
+    callback, data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
+    llama_cpp.llama_log_get(ctypes.byref(callback), ctypes.byref(data))
+    llama_cpp.llama_log_set(_on_log, ctypes.c_void_p())
+    descriptor = os.memfd_create('vocabulary')
+    try:
+        with open(descriptor, 'wb', closefd=False) as file:
+            file.write(struct.pack('<4sIQQ', b'GGUF', 3, 0, len(values)) + b''.join(values))
+        llama_cpp.llama_backend_init()
+        model = llama_cpp.llama_model_load_from_file(b'/proc/self/fd/%d' % descriptor, params)
+    finally:
+        os.close(descriptor)
+        llama_cpp.llama_log_set(callback, data)
+    if not model:
+        raise InferenceError(f'llama.cpp cannot make a vocabulary: {_first_error()}')
+    return model
+
+
+def _entry(key: str, kind: int, value: bytes) -> bytes:
+    return _string(key) + struct.pack('<I', kind) + value
+
+
+def _string(text: str) -> bytes:
+    return struct.pack('<Q', len(text)) + text.encode()
+
+
+def _first_error() -> str:
+    """Return the cause; the errors that follow it only say that the call failed."""
+    return _errors[0] if _errors else 'no reason given'

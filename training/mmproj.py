@@ -1,0 +1,90 @@
+"""mmproj files with the metadata and the tensor names of llama.cpp's converter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+
+from hobot_llamacpp_py.vision.preprocess import (
+    INTERNVL_MEAN,
+    INTERNVL_STD,
+    SMOLVLM_MEAN,
+    SMOLVLM_STD,
+)
+
+__all__ = ['VitSizes', 'write_mmproj']
+
+_NORMALISATION = {
+    'internvl': (INTERNVL_MEAN, INTERNVL_STD),
+    'idefics3': (SMOLVLM_MEAN, SMOLVLM_STD),
+}
+
+
+@dataclass(frozen=True)
+class VitSizes:
+    """Sizes of a ViT with its projector; `merge` x `merge` patches become one image token."""
+
+    image: int
+    patch: int
+    merge: int
+    width: int
+    layers: int
+    heads: int
+    feed_forward: int
+    projection: int
+    norm_eps: float = 1e-6
+
+
+def write_mmproj(
+    path: Path,
+    projector: str,
+    sizes: VitSizes,
+    tensors: Mapping[str, npt.NDArray[np.float32]],
+    *,
+    longest_edge: int | None = None,
+    half: bool = True,
+) -> None:
+    """Write a vision encoder.
+
+    Args:
+        path: the file to write.
+        projector: `internvl` or `idefics3` (SmolVLM2's).
+        sizes: go into the metadata, and must be those of the tensors.
+        tensors: by their names in the file.
+        longest_edge: idefics3: what libmtmd enlarges a picture to before it tiles it.
+        half: matrices as f16, but for the position embedding; else all is f32.
+    """
+    writer = gguf.GGUFWriter(path, 'clip')
+    writer.add_type(gguf.GGUFType.MMPROJ)
+    writer.add_name(path.stem)
+    file_type = gguf.LlamaFileType.MOSTLY_F16 if half else gguf.LlamaFileType.ALL_F32
+    writer.add_file_type(file_type)
+    writer.add_clip_has_vision_encoder(True)
+    writer.add_vision_projection_dim(sizes.projection)
+    writer.add_vision_image_size(sizes.image)
+    writer.add_vision_patch_size(sizes.patch)
+    writer.add_vision_embedding_length(sizes.width)
+    writer.add_vision_feed_forward_length(sizes.feed_forward)
+    writer.add_vision_block_count(sizes.layers)
+    writer.add_vision_head_count(sizes.heads)
+    mean, std = _NORMALISATION[projector]
+    writer.add_vision_image_mean(mean)
+    writer.add_vision_image_std(std)
+    writer.add_clip_projector_type(projector)
+    writer.add_vision_attention_layernorm_eps(sizes.norm_eps)
+    writer.add_vision_projector_scale_factor(sizes.merge)
+    writer.add_vision_use_gelu(True)
+    if longest_edge is not None:
+        writer.add_vision_preproc_image_size(longest_edge)
+    for name, value in tensors.items():
+        is_half = half and value.ndim > 1 and name != 'v.position_embd.weight'
+        writer.add_tensor(name, value.astype(np.float16 if is_half else np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
