@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from gguf import GGMLQuantizationType
 
 from training.mmproj import VitSizes, write_mmproj
 
@@ -64,11 +65,14 @@ def random_tensors(projector: str, sizes: VitSizes = SIZES, seed: int = 0) -> di
 
 
 def write_random(
-    path: Path, projector: str, longest_edge: int | None = None, half: bool = True
+    path: Path,
+    projector: str,
+    longest_edge: int | None = None,
+    matrices: GGMLQuantizationType = GGMLQuantizationType.F16,
 ) -> dict[str, Array]:
     """Write a random mmproj file and return its tensors."""
     tensors = random_tensors(projector)
-    write_mmproj(path, projector, SIZES, tensors, longest_edge=longest_edge, half=half)
+    write_mmproj(path, projector, SIZES, tensors, longest_edge=longest_edge, matrices=matrices)
     return tensors
 
 

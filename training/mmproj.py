@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import gguf
+import gguf.quants
 import numpy as np
 import numpy.typing as npt
 
@@ -22,6 +23,11 @@ __all__ = ['VitSizes', 'write_mmproj']
 _NORMALISATION = {
     'internvl': (INTERNVL_MEAN, INTERNVL_STD),
     'idefics3': (SMOLVLM_MEAN, SMOLVLM_STD),
+}
+_FILE_TYPES = {
+    gguf.GGMLQuantizationType.F32: gguf.LlamaFileType.ALL_F32,
+    gguf.GGMLQuantizationType.F16: gguf.LlamaFileType.MOSTLY_F16,
+    gguf.GGMLQuantizationType.Q8_0: gguf.LlamaFileType.MOSTLY_Q8_0,
 }
 
 
@@ -47,7 +53,7 @@ def write_mmproj(
     tensors: Mapping[str, npt.NDArray[np.float32]],
     *,
     longest_edge: int | None = None,
-    half: bool = True,
+    matrices: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F16,
 ) -> None:
     """Write a vision encoder.
 
@@ -57,13 +63,13 @@ def write_mmproj(
         sizes: go into the metadata, and must be those of the tensors.
         tensors: by their names in the file.
         longest_edge: idefics3: what libmtmd enlarges a picture to before it tiles it.
-        half: matrices as f16, but for the position embedding; else all is f32.
+        matrices: their type, but for the patch embedding (f16 or f32) and the position embedding
+            (f32); what is no matrix is f32.
     """
     writer = gguf.GGUFWriter(path, 'clip')
     writer.add_type(gguf.GGUFType.MMPROJ)
     writer.add_name(path.stem)
-    file_type = gguf.LlamaFileType.MOSTLY_F16 if half else gguf.LlamaFileType.ALL_F32
-    writer.add_file_type(file_type)
+    writer.add_file_type(_FILE_TYPES[matrices])
     writer.add_clip_has_vision_encoder(True)
     writer.add_vision_projection_dim(sizes.projection)
     writer.add_vision_image_size(sizes.image)
@@ -82,8 +88,11 @@ def write_mmproj(
     if longest_edge is not None:
         writer.add_vision_preproc_image_size(longest_edge)
     for name, value in tensors.items():
-        is_half = half and value.ndim > 1 and name != 'v.position_embd.weight'
-        writer.add_tensor(name, value.astype(np.float16 if is_half else np.float32))
+        kind = gguf.GGMLQuantizationType.F32
+        is_matrix = value.ndim == 2 and name != 'v.position_embd.weight'
+        if is_matrix or (value.ndim == 4 and matrices == gguf.GGMLQuantizationType.F16):
+            kind = matrices
+        writer.add_tensor(name, gguf.quants.quantize(value, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 
 _LOG_LEVEL_ERROR = 4  # GGML_LOG_LEVEL_ERROR
 
-# By the projector's name in the file: its model_type, the model's name, and the tensor whose last
-# axis is the width of an image token.
+# By the projector's name in the file: its model_type, the model's name, and the matrix that gives
+# an image token its width.
 _PROJECTORS = {
     'internvl': (0, 'InternVL', 'mm.model.mlp.3.weight'),
     'idefics3': (1, 'SmolVLM2', 'mm.model.fc.weight'),
@@ -174,10 +174,13 @@ def _sizes(path: str | Path, model_type: int) -> tuple[int, int, int]:
             f' {name}: set model_type:={right_type}'
         )
     n_classes = int(projector == 'internvl')
-    for tensor in (projection, _POSITIONS, 'v.patch_embd.weight', *['v.class_embd'] * n_classes):
-        if not shapes.get(tensor):
-            raise ModelFileError(f'{path} has no tensor {tensor}; convert the model again')
-    n_positions = shapes[_POSITIONS][-1] - n_classes
+    n_axes = {projection: 2, _POSITIONS: 2, 'v.patch_embd.weight': 4}
+    if n_classes:
+        n_axes['v.class_embd'] = 1
+    for tensor, least in n_axes.items():
+        if len(shapes.get(tensor, ())) < least:
+            raise ModelFileError(f'{path} has no tensor {tensor} to use; convert the model again')
+    n_embd, n_positions = shapes[projection][1], shapes[_POSITIONS][1] - n_classes
     keys = ('image_size', 'patch_size', 'projector.scale_factor')
     size, patch, merge = (header.integer(f'clip.vision.{key}') for key in keys)
     if (
@@ -189,7 +192,7 @@ def _sizes(path: str | Path, model_type: int) -> tuple[int, int, int]:
             f'{path}: an input of {size} pixels in patches of {patch}, of which {merge}x{merge}'
             f' are merged, does not fit {n_positions} positions; convert the model again'
         )
-    return size, (size // patch // merge) ** 2, shapes[projection][-1]
+    return size, (size // patch // merge) ** 2, n_embd
 
 
 def _load_vocabulary() -> Any:
