@@ -170,8 +170,8 @@ def _sizes(path: str | Path, model_type: int) -> tuple[int, int, int]:
     right_type, name, projection = _PROJECTORS[str(projector)]
     if model_type != right_type:
         raise ModelFileError(
-            f'model_type {model_type} does not fit {path}, which is the vision encoder of an'
-            f' {name}: set model_type:={right_type}'
+            f'model_type {model_type} does not fit {path}, a vision encoder of {name}:'
+            f' set model_type:={right_type}'
         )
     n_classes = int(projector == 'internvl')
     n_axes = {projection: 2, _POSITIONS: 2, 'v.patch_embd.weight': 4}

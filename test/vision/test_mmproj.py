@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,13 +19,15 @@ from llama_cpp import mtmd_cpp as mtmd
 from mmproj_files import PROJECTORS, SIZES, random_tensors, reference, write_random
 from nano import CONFIG, MODELS, ROOT, draw_scene
 
-from hobot_llamacpp_py.config import DecoderConfig, SamplingConfig
-from hobot_llamacpp_py.engine import Engine, Request, Turn
+from hobot_llamacpp_py.config import ChatConfig, DecoderConfig, SamplingConfig
+from hobot_llamacpp_py.engine import Chat, Engine, Request, Turn
 from hobot_llamacpp_py.engine.decoder import Decoder
 from hobot_llamacpp_py.errors import ModelFileError
 from hobot_llamacpp_py.vision.encoder import open_encoder
+from hobot_llamacpp_py.vision.image_file import read_image
 from hobot_llamacpp_py.vision.preprocess import normalise
 from hobot_llamacpp_py.vision.tensors import input_spec
+from training.evaluate import measure_files
 from training.mmproj import VitSizes, write_mmproj
 
 DECODERS = {'internvl': MODELS['internvl'][1], 'idefics3': MODELS['smolvlm'][1]}
@@ -230,6 +233,37 @@ def test_file_is_no_encoder(path: Path, words: str) -> None:
     """A wrong path is answered with what the file is."""
     with pytest.raises(ModelFileError, match=words):
         open_encoder(path, 0, 'mmproj')
+
+
+@pytest.fixture(scope='module')
+def built_in() -> Iterator[Engine]:
+    """The SmolVLM nano model with the ViT of config/."""
+    with Engine.open(
+        DECODERS['idefics3'],
+        CONFIG / 'mmproj-nano_smolvlm.gguf',
+        model_type=1,
+        config=DecoderConfig(n_ctx=1024, n_threads=1),
+    ) as engine:
+        yield engine
+
+
+def test_built_in_vit_sees(built_in: Engine) -> None:
+    """The built-in mmproj file describes the sample picture rightly."""
+    chat = Chat(built_in, ChatConfig(sampling=SamplingConfig(temperature=0.0)))
+    shown = built_in.picture(read_image(CONFIG / 'image2.jpg'))
+    answers = [''.join(chat.ask('Describe the image.', shown)), ''.join(chat.ask('圆形在哪里？'))]
+    assert answers == [
+        'There is a yellow star at the top, a red circle on the left and a blue square on the'
+        ' right.',
+        '圆形在左边。',
+    ]
+
+
+def test_built_in_vit_is_right_about_scenes(built_in: Engine) -> None:
+    """Of all documented questions about pictures that were drawn elsewhere, few go wrong."""
+    tally = measure_files(built_in, ROOT / 'test' / 'images')
+    for language in ('en', 'zh'):
+        assert tally.share(f'{language}, drawn elsewhere') >= 0.95, tally.misses
 
 
 def test_width_must_be_the_decoders(tmp_path: Path) -> None:

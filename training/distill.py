@@ -1,0 +1,264 @@
+"""Train a small ViT for llama.cpp's mmproj format: `python -m training.distill --out config`.
+
+A transformer of the structure of SmolVLM2's vision tower learns to give the image embeddings of
+the nano model's convolutional encoder, so that the nano decoder understands it as it is. An
+interrupted run goes on from its last checkpoint when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from training.mmproj import VitSizes, write_mmproj
+from training.pictures import INPUT, Pictures, load_pictures
+from training.train import HeldOut, PixelValues
+
+__all__ = ['Siglip']
+
+FAMILY = 'smolvlm'
+VALIDATION_SEED = 78
+# 16x16 patches, 8x8 image tokens: as many as the decoder knows, each in its place.
+SIZES = VitSizes(
+    image=INPUT,
+    patch=14,
+    merge=2,
+    width=128,
+    layers=4,
+    heads=4,
+    feed_forward=256,
+    projection=128,
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The training's numbers."""
+
+    steps: int = 2400
+    batch: int = 16
+    rate: float = 1e-3
+    matrix_rate: float = 0.02
+    warmup: int = 100
+    decay: float = 0.01
+    seed: int = 1
+
+    def share_at(self, step: int) -> float:
+        """Return the share of the learning rates: linear warm-up, then a cosine to nearly 0."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        way = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * way))
+
+
+class _Layer(nn.Module):
+    def __init__(self, sizes: VitSizes) -> None:
+        super().__init__()
+        self.heads, width = sizes.heads, sizes.width
+        self.ln1 = nn.LayerNorm(width, sizes.norm_eps)
+        self.q, self.k, self.v, self.out = (nn.Linear(width, width) for _ in range(4))
+        self.ln2 = nn.LayerNorm(width, sizes.norm_eps)
+        self.up = nn.Linear(width, sizes.feed_forward)
+        self.down = nn.Linear(sizes.feed_forward, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.ln1(x)
+        q, k, v = (
+            part(y).unflatten(2, (self.heads, -1)).transpose(1, 2)
+            for part in (self.q, self.k, self.v)
+        )
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        x = x + self.out(y)
+        # llama.cpp's GELU is the one by tanh, as SigLIP's is.
+        return x + self.down(F.gelu(self.up(self.ln2(x)), approximate='tanh'))
+
+
+class Siglip(nn.Module):
+    """pixel_values [n, 3, image, image] -> image_embeds [n, tokens, projection], row by row."""
+
+    def __init__(self, sizes: VitSizes) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.side = sizes.image // sizes.patch
+        self.patches = nn.Linear(3 * sizes.patch**2, sizes.width)
+        self.position = nn.Parameter(torch.randn(self.side**2, sizes.width) * 0.02)
+        self.layers = nn.ModuleList(_Layer(sizes) for _ in range(sizes.layers))
+        self.post_ln = nn.LayerNorm(sizes.width, sizes.norm_eps)
+        self.projector = nn.Linear(sizes.width * sizes.merge**2, sizes.projection, bias=False)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        patch, merge, side = self.sizes.patch, self.sizes.merge, self.side
+        # A convolution whose stride is its kernel: a matrix product, which is faster on a CPU.
+        x = pixel_values.unflatten(3, (side, patch)).unflatten(2, (side, patch))
+        x = self.patches(x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)) + self.position
+        for layer in self.layers:
+            x = layer(x)
+        x = self.post_ln(x).unflatten(1, (side // merge, merge, side // merge, merge))
+        return self.projector(x.transpose(2, 3).flatten(3).flatten(1, 2))
+
+
+def export_mmproj(model: Siglip, path: Path) -> None:
+    """Write the ViT as an mmproj file, whole or not at all."""
+    sizes, tensors = model.sizes, {}
+    names = {
+        'patches': 'v.patch_embd',
+        'position': 'v.position_embd.weight',
+        'post_ln': 'v.post_ln',
+        'projector': 'mm.model.fc',
+    }
+    parts = {part: f'attn_{part}' for part in ('q', 'k', 'v', 'out')}
+    parts |= {part: f'ffn_{part}' for part in ('up', 'down')}
+    for key, value in model.state_dict().items():
+        name, *rest = key.split('.')
+        if name == 'layers':
+            layer, part, kind = rest
+            name = f'v.blk.{layer}.{parts.get(part, part)}.{kind}'
+        else:
+            name = '.'.join((names[name], *rest))
+        tensors[name] = value.numpy()
+    kernel = (sizes.width, 3, sizes.patch, sizes.patch)
+    tensors['v.patch_embd.weight'] = tensors['v.patch_embd.weight'].reshape(kernel)
+    temporary = path.with_name('.part-' + path.name)
+    write_mmproj(temporary, 'idefics3', sizes, tensors, longest_edge=sizes.image)
+    temporary.replace(path)
+
+
+class Teacher:
+    """The nano model's own encoder, by its ONNX file."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        self._session = ort.InferenceSession(str(path), options)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        run = self._session.run
+        return torch.from_numpy(
+            np.concatenate([run(None, {'pixel_values': one[None]})[0] for one in pixels.numpy()])
+        )
+
+
+def turned(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Mirror each picture about some of its axes at random: eight pictures of every one."""
+    way = rng.integers(8, size=len(rgb))
+    pictures = []
+    for picture, code in zip(rgb, way, strict=True):
+        picture = picture[::-1] if code & 1 else picture
+        picture = picture[:, ::-1] if code & 2 else picture
+        pictures.append(picture.transpose(1, 0, 2) if code & 4 else picture)
+    return np.stack(pictures)
+
+
+def distill(recipe: Recipe, cache: Path, pictures: Pictures, teacher: Teacher) -> Siglip:
+    """Train the ViT, from its last checkpoint if there is one."""
+    torch.manual_seed(recipe.seed)
+    model = Siglip(SIZES)
+    matrices, others = [], []
+    for name, parameter in model.named_parameters():
+        is_matrix = name.startswith('layers.') and parameter.ndim == 2
+        (matrices if is_matrix else others).append(parameter)
+    optimizers = [
+        torch.optim.Muon(matrices, lr=recipe.matrix_rate, weight_decay=recipe.decay),
+        torch.optim.AdamW(others, lr=recipe.rate, betas=(0.9, 0.98), weight_decay=recipe.decay),
+    ]
+    rates = [recipe.matrix_rate, recipe.rate]
+    to_pixels = PixelValues(FAMILY)
+    unseen = to_pixels(HeldOut(128, VALIDATION_SEED).rgb)
+    targets = teacher(unseen)
+    spread = targets.var(dim=(0, 1)).mean()
+
+    checkpoint, first = cache / 'mmproj.pt', 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=False)
+        if state['recipe'] == recipe:
+            model.load_state_dict(state['model'])
+            for optimizer, saved in zip(optimizers, state['optimizers'], strict=True):
+                optimizer.load_state_dict(saved)
+            first = state['step']
+            print(f'going on from step {first}', flush=True)
+
+    begun, losses = time.monotonic(), []
+    for step in range(first, recipe.steps):
+        for optimizer, rate in zip(optimizers, rates, strict=True):
+            for group in optimizer.param_groups:
+                group['lr'] = rate * recipe.share_at(step)
+        indices = (np.arange(recipe.batch) + step * recipe.batch) % len(pictures)
+        rng = np.random.default_rng((recipe.seed, step))
+        pixels = to_pixels(turned(pictures.rgb[indices], rng))
+        wanted = teacher(pixels)
+        with torch.autocast('cpu', torch.bfloat16):
+            given = model(pixels)
+        loss = (given.float() - wanted).square().mean() / spread
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+        losses.append(float(loss.detach()))
+        done = step + 1
+        if done % 100 == 0 or done == recipe.steps:
+            with torch.no_grad():
+                missed = (model(unseen) - targets).square().mean() / spread
+            left = (time.monotonic() - begun) / (done - first) * (recipe.steps - done)
+            print(
+                f'step {done}/{recipe.steps}  unexplained {np.mean(losses):.4f}'
+                f'  unseen {float(missed):.4f}  {left / 60:.1f} min left',
+                flush=True,
+            )
+            losses = []
+            temporary = checkpoint.with_suffix('.part')
+            torch.save(
+                {
+                    'recipe': recipe,
+                    'step': done,
+                    'model': model.state_dict(),
+                    'optimizers': [optimizer.state_dict() for optimizer in optimizers],
+                },
+                temporary,
+            )
+            temporary.replace(checkpoint)
+    return model.eval()
+
+
+def main() -> None:
+    """Train and export."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--out', type=Path, default=Path('config'))
+    parser.add_argument(
+        '--cache',
+        type=Path,
+        default=Path.home() / '.cache' / 'hobot_llamacpp_training',
+        help='where pictures and checkpoints are kept',
+    )
+    parser.add_argument('--pictures', type=int, default=24_000)
+    parser.add_argument('--steps', type=int, default=Recipe.steps)
+    parser.add_argument('--threads', type=int, default=os.cpu_count() or 1)
+    args = parser.parse_args()
+
+    torch.set_num_threads(args.threads)
+    args.cache.mkdir(parents=True, exist_ok=True)
+    recipe = Recipe(steps=args.steps)
+    pictures = load_pictures(args.cache, args.pictures, recipe.seed, args.threads)
+    teacher = Teacher(args.out / f'nano_{FAMILY}_vit.onnx', args.threads)
+    model = distill(recipe, args.cache, pictures, teacher)
+    path = args.out / f'mmproj-nano_{FAMILY}.gguf'
+    export_mmproj(model, path)
+    print(
+        f'wrote {path} ({path.stat().st_size / 1e6:.2f} MB); now measure it:'
+        f' python -m training.evaluate --model {FAMILY} --encoder {path}'
+    )
+
+
+if __name__ == '__main__':
+    main()
