@@ -91,7 +91,8 @@ def test_equals_llama_cpps_own_way(tmp_path: Path, projector: str) -> None:
     embeddings = encode(path, projector, bgr)
 
     with Decoder(DECODERS[projector], SETTINGS) as decoder:
-        decoder.prefill([[1, 2, 3], embeddings, [4]])
+        for segment in ([1, 2, 3], embeddings, [4]):
+            decoder.prefill(segment)
         logits = decoder.logits()
         decoder.trim(3)
 
@@ -121,7 +122,7 @@ def test_equals_llama_cpps_own_way(tmp_path: Path, projector: str) -> None:
         )
         assert (code, n_past.value) == (0, 3 + 9)
         decoder.n_past = n_past.value
-        decoder.prefill([[4]])
+        decoder.prefill([4])
         np.testing.assert_array_equal(decoder.logits(), logits)
 
         mtmd.mtmd_input_chunks_free(chunks)
