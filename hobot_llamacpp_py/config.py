@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ['ChatConfig', 'DecoderConfig', 'SamplingConfig']
+__all__ = ['ChatConfig', 'DecoderConfig', 'EncoderConfig', 'SamplingConfig']
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,22 @@ class DecoderConfig:
     n_threads: int = 8
     flash_attn: Literal['auto', 'on', 'off'] = 'auto'
     kv_cache_type: str = 'f16'
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """How the vision encoder is run."""
+
+    backend: str = 'auto'
+    """One of `vision.encoder.BACKENDS`; auto goes by the file's suffix."""
+    n_threads: int = 0
+    """Where it computes on the CPU; 0: as many as the decoder, or one where there is none."""
+    bpu_core: int = 0
+    """0: any; 1: the first core, and so on."""
+    bpu_priority: int = 0
+    """0 to 255, the most urgent."""
+    timeout: float = 30.0
+    """Seconds after which an encoder that runs in a process of its own counts as hung."""
 
 
 @dataclass(frozen=True)

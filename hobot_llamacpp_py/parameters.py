@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hobot_llamacpp_py.config import ChatConfig, DecoderConfig, SamplingConfig
+from hobot_llamacpp_py.config import ChatConfig, DecoderConfig, EncoderConfig, SamplingConfig
 from hobot_llamacpp_py.errors import ParameterError
 from hobot_llamacpp_py.vision.encoder import BACKENDS
 from hobot_llamacpp_py.vision.preprocess import RESIZE_MODES
@@ -252,6 +252,15 @@ class Parameters:
             n_threads=self.llm_threads,
             flash_attn=self.flash_attn,  # type: ignore[arg-type]  # one of its choices
             kv_cache_type=self.kv_cache_type,
+        )
+
+    def encoder_config(self) -> EncoderConfig:
+        """Return what concerns the vision encoder."""
+        return EncoderConfig(
+            backend=self.encoder_backend,
+            bpu_core=self.bpu_core,
+            bpu_priority=self.bpu_priority,
+            timeout=self.encoder_timeout,
         )
 
     def chat_config(self, system_prompt: str) -> ChatConfig:

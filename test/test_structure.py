@@ -14,8 +14,9 @@ PACKAGE = ROOT / 'hobot_llamacpp_py'
 BINDINGS = {
     'onnxruntime': {'vision/onnx.py'},
     'llama_cpp': {'engine/decoder.py', 'tools/bench.py', 'vision/mmproj.py'},
-    'hobot_dnn': set(),
-    'hbm_runtime': set(),
+    'hobot_dnn': {'vision/bpu_x5.py'},
+    'hobot_dnn_rdkx5': {'vision/bpu_x5.py'},
+    'hbm_runtime': {'vision/bpu_s100.py'},
 }
 
 

@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from hobot_llamacpp_py.config import DecoderConfig, SamplingConfig
+from hobot_llamacpp_py.config import DecoderConfig, EncoderConfig, SamplingConfig
 from hobot_llamacpp_py.engine.decoder import CancelToken, Decoder, Sampler
 from hobot_llamacpp_py.engine.kv_prefix import (
     Element,
@@ -158,8 +158,8 @@ class Engine:
         encoder: str | Path | None = None,
         *,
         model_type: int = 0,
-        encoder_backend: str = 'auto',
         config: DecoderConfig = DecoderConfig(),
+        encoder_config: EncoderConfig = EncoderConfig(),
         resize_mode: ResizeMode = 'letterbox',
         embedding_cache_size: int = 4,
         frame_reuse_threshold: float = 0.0,
@@ -175,7 +175,9 @@ class Engine:
             if encoder is not None:
                 # The wrong vocabulary is found before an encoder is loaded, which may take long.
                 vlm_format(model_type, decoder)
-                vision = open_encoder(encoder, model_type, encoder_backend, decoder.n_threads)
+                n_threads = encoder_config.n_threads or decoder.n_threads
+                encoder_config = replace(encoder_config, n_threads=n_threads)
+                vision = open_encoder(encoder, model_type, encoder_config)
             return cls(
                 decoder,
                 vision,

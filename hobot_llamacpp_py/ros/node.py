@@ -194,8 +194,8 @@ class LlamacppNode(Node):
             self._files['llm_model_name'],
             self._files.get('model_file_name'),
             model_type=parameters.model_type,
-            encoder_backend=parameters.encoder_backend,
             config=parameters.decoder_config(),
+            encoder_config=parameters.encoder_config(),
             resize_mode=parameters.resize_mode,  # type: ignore[arg-type]  # one of its choices
             embedding_cache_size=parameters.embedding_cache_size,
             frame_reuse_threshold=parameters.frame_reuse_threshold,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from hobot_llamacpp_py.config import EncoderConfig
 from hobot_llamacpp_py.errors import ModelFileError
 
-__all__ = ['BACKENDS', 'VisionEncoder', 'backend_of', 'open_encoder']
+__all__ = ['BACKENDS', 'VisionEncoder', 'backend_of', 'open_backend', 'open_encoder']
 
 BACKENDS = ('auto', 'bpu_x5', 'bpu_s100', 'onnx', 'mmproj')
+IN_A_PROCESS = ('bpu_x5', 'bpu_s100')
 _BY_SUFFIX = {'.bin': 'bpu_x5', '.hbm': 'bpu_s100', '.onnx': 'onnx', '.gguf': 'mmproj'}
 
 
@@ -53,28 +56,45 @@ def backend_of(path: str | Path, backend: str = 'auto') -> str:
 
 
 def open_encoder(
-    path: str | Path, model_type: int, backend: str = 'auto', n_threads: int = 1
+    path: str | Path, model_type: int, config: EncoderConfig = EncoderConfig()
 ) -> VisionEncoder:
     """Open a vision encoder.
+
+    A backend that may hold the GIL for seconds, hang or crash gets a process of its own.
 
     Args:
         path: the model file.
         model_type: 0 InternVL or 1 SmolVLM2: decides the normalisation of the pixels.
-        backend: one of `BACKENDS`; `auto` goes by the file's suffix.
-        n_threads: CPU threads, where the backend computes on the CPU.
 
     Raises:
         ModelFileError: the file cannot be used as a vision encoder, and why.
     """
-    chosen = backend_of(path, backend)
-    if chosen == 'onnx':
+    config = replace(config, backend=backend_of(path, config.backend))
+    if config.backend in IN_A_PROCESS:
+        from hobot_llamacpp_py.vision.encoder_process import ProcessEncoder
+
+        return ProcessEncoder(path, model_type, config)
+    return open_backend(path, model_type, config)
+
+
+def open_backend(path: str | Path, model_type: int, config: EncoderConfig) -> VisionEncoder:
+    """Open a vision encoder in this process; `config.backend` names it.
+
+    Raises:
+        ModelFileError: the file cannot be used as a vision encoder, and why.
+    """
+    if config.backend == 'onnx':
         from hobot_llamacpp_py.vision.onnx import OnnxEncoder
 
-        return OnnxEncoder(path, model_type, n_threads)
-    if chosen == 'mmproj':
-        from hobot_llamacpp_py.vision.mmproj import MmprojEncoder
+        return OnnxEncoder(path, model_type, config.n_threads or 1)
+    if config.backend == 'bpu_x5':
+        from hobot_llamacpp_py.vision.bpu_x5 import BpuX5Encoder
 
-        return MmprojEncoder(path, model_type, n_threads)
-    raise ModelFileError(
-        f'{path}: the {chosen} encoder backend is not part of this version; use an .onnx encoder'
-    )
+        return BpuX5Encoder(path, model_type, config.bpu_core, config.bpu_priority)
+    if config.backend == 'bpu_s100':
+        from hobot_llamacpp_py.vision.bpu_s100 import BpuS100Encoder
+
+        return BpuS100Encoder(path, model_type, config.bpu_core, config.bpu_priority)
+    from hobot_llamacpp_py.vision.mmproj import MmprojEncoder
+
+    return MmprojEncoder(path, model_type, config.n_threads or 1)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -62,6 +61,8 @@ def fit(
         target = (max(1, round(width * scale)), max(1, round(height * scale)))
     if target == (width, height):
         return bgr
+    import cv2  # here, for the encoder process starts without it: it gets fitted pictures
+
     shrinks = target[0] <= width and target[1] <= height
     # INTER_AREA averages all source pixels: no aliasing when a 4K picture becomes 448 wide.
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR

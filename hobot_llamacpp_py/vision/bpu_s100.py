@@ -1,0 +1,172 @@
+"""Vision encoder on the BPU of an RDK S100, through the binding `hbm_runtime`.
+
+Run it in a process of its own (`encoder_process`): nothing shows that the binding lets go of the
+GIL during inference.
+"""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hobot_llamacpp_py.errors import InferenceError, ModelFileError
+from hobot_llamacpp_py.vision.preprocess import normalise
+from hobot_llamacpp_py.vision.tensors import (
+    Quantisation,
+    as_embeddings,
+    input_spec,
+    one_line,
+    rgb_pixels,
+)
+
+__all__ = ['BpuS100Encoder']
+
+_INPUTS = {'F32': np.float32, 'F16': np.float16, 'S8': np.int8, 'S16': np.int16, 'U8': np.uint8}
+_OUTPUTS = ('F32', 'F16', 'S8', 'U8', 'S16', 'U16', 'S32', 'U32')
+
+
+class BpuS100Encoder:
+    """A `VisionEncoder` from an `.hbm` model with one picture as input, its tokens as output.
+
+    Args:
+        path: the model file.
+        model_type: 0 InternVL or 1 SmolVLM2: the normalisation of the pixels.
+        core: 0: any; 1 to 4: that BPU core.
+        priority: 0 to 255, the most urgent.
+
+    Raises:
+        ModelFileError: binding, file or model cannot be used: which, why, and what to do.
+        InferenceError: the first inference failed.
+    """
+
+    def __init__(
+        self, path: str | Path, model_type: int, core: int = 0, priority: int = 0
+    ) -> None:
+        self._path = Path(path)
+        if not self._path.is_file():
+            raise ModelFileError(f'{path}: no such file')
+        self._binding = _import_binding(self._path)
+        try:
+            self._runtime = self._binding.HB_HBMRuntime(str(path))
+        except Exception as error:
+            raise ModelFileError(
+                f'{path}: the BPU library cannot load it: {one_line(error)}; expected a whole .hbm'
+                ' model for the RDK S100. Likely causes: a model for another board (an X5 takes'
+                ' .bin), an incomplete download, or too little ION memory'
+            ) from None
+        self._model = self._only(self._runtime.model_names, 'model')
+        self._read_input(model_type)
+        self._read_output()
+        # Theirs count from 0, and none given means any.
+        cores = {'bpu_cores': {self._model: [core - 1]}} if core else {}
+        self._scheduling: dict[str, Any] = {'priority': {self._model: priority}, **cores}
+        self.input_size = (self._spec.width, self._spec.height)
+        self.n_tokens, self.n_embd = self.encode(np.zeros((1, 1, 3), np.uint8)).shape
+
+    def encode(self, fitted: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Return the embeddings of a fitted picture; the GIL may be held meanwhile."""
+        feed = {self._model: {self._input: self._make_input(fitted)}}
+        try:
+            output = self._runtime.run(feed, **self._scheduling)[self._model][self._output]
+        except Exception as error:
+            raise InferenceError(
+                f'{self._path}: inference on the BPU failed: {one_line(error)}'
+                f' ({self._scheduling}). Likely causes: a bpu_core that the board lacks, too'
+                " little ION memory; the library's own messages stand in the log"
+            ) from None
+        if output.shape != self._output_shape:
+            raise InferenceError(
+                f'{self._path}: the output has shape {list(output.shape)};'
+                f' expected {list(self._output_shape)}'
+            )
+        if self._output_scale is None:
+            # A copy: the array is a view of the device's memory.
+            return as_embeddings(output.astype(np.float32), self._path)
+        return as_embeddings(self._output_scale.dequantise(output), self._path)
+
+    def close(self) -> None:
+        """Free the model; closing again does no harm."""
+        self._runtime = None
+
+    # -- what the runtime says of the model ------------------------------------------------------
+
+    def _read_input(self, model_type: int) -> None:
+        self._input = self._only(self._runtime.input_names[self._model], 'input')
+        self._spec = input_spec(
+            self._runtime.input_shapes[self._model][self._input], model_type, self._path
+        )
+        kind = self._type(self._runtime.input_dtypes[self._model][self._input])
+        self._input_scale = self._scale(self._runtime.input_quants[self._model][self._input])
+        is_integer = kind in ('S8', 'S16')
+        if kind not in _INPUTS or (is_integer and self._input_scale is None):
+            raise ModelFileError(
+                f'{self._path}: the input {self._input} has type {kind}; expected F32, F16, U8'
+                ' pixels, or S8 or S16 with a scale'
+            )
+        self._input_type = np.dtype(_INPUTS[kind])
+
+    def _make_input(self, fitted: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
+        if self._input_type == np.uint8 and self._input_scale is None:
+            return rgb_pixels(fitted, self._spec)
+        values = normalise(fitted, self._spec)
+        if self._input_scale is not None:
+            return self._input_scale.quantise(values, self._input_type)
+        return values.astype(self._input_type, copy=False)
+
+    def _read_output(self) -> None:
+        self._output = self._only(self._runtime.output_names[self._model], 'output')
+        self._output_shape = tuple(self._runtime.output_shapes[self._model][self._output])
+        kind = self._type(self._runtime.output_dtypes[self._model][self._output])
+        self._output_scale = self._scale(self._runtime.output_quants[self._model][self._output])
+        if kind not in _OUTPUTS or (kind not in ('F32', 'F16') and self._output_scale is None):
+            raise ModelFileError(
+                f'{self._path}: the output {self._output} has type {kind} without a scale;'
+                ' expected F32 or F16, or integers with a scale'
+            )
+
+    def _only(self, names: list[str], what: str) -> str:
+        if len(names) != 1:
+            raise ModelFileError(
+                f'{self._path}: expected one {what}, found {", ".join(names) or "none"}'
+            )
+        return names[0]
+
+    def _type(self, value: Any) -> str:
+        """Return the name of a data type, S8 or F32 for example."""
+        types = self._binding.hbDNNDataType
+        for name in dict.fromkeys((*_INPUTS, *_OUTPUTS)):
+            if getattr(types, name) == value:
+                return name
+        return str(value)
+
+    def _scale(self, quant: Any) -> Quantisation | None:
+        """Return how a tensor is quantised, None where its numbers are what they are."""
+        scale = np.asarray(quant.scale).ravel()
+        if quant.quant_type != self._binding.hbDNNQuantiType.SCALE or not scale.size:
+            return None
+        zero_point = np.asarray(quant.zero_point).ravel()
+        if not zero_point.size:
+            zero_point = np.zeros(1, np.float32)
+        return Quantisation(scale, zero_point, int(quant.axis))
+
+
+def _import_binding(path: Path) -> Any:
+    try:
+        import hbm_runtime
+    except Exception as error:  # without the board's libraries it raises RuntimeError
+        machine = platform.machine()
+        if machine != 'aarch64':
+            advice = f'this machine ({machine}) is no RDK S100: use an .onnx encoder here'
+        elif isinstance(error, ModuleNotFoundError):
+            advice = 'pip3 install hbm-runtime, on an RDK S100'
+        else:
+            advice = "the BPU's libraries are missing: sudo apt install hobot-dnn, on an RDK S100"
+        raise ModelFileError(
+            f"{path} needs the BPU's Python binding hbm_runtime, which cannot be imported"
+            f' ({one_line(error)}): {advice}'
+        ) from None
+    return hbm_runtime

@@ -1,0 +1,280 @@
+"""Vision encoder on the BPU of an RDK X5, through the binding `pyeasy_dnn`.
+
+The binding checks next to nothing: a float32 array is read as if each number were a byte, a wrong
+size or type gives numbers from elsewhere. So everything is checked here, once, at the start: what
+the model says of its tensors, that an input arrives as it was sent, and that a picture comes out
+as finite numbers. Run it in a process of its own (`encoder_process`): the binding holds the GIL
+during inference, and a wrong file can crash it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hobot_llamacpp_py.errors import InferenceError, ModelFileError
+from hobot_llamacpp_py.vision.preprocess import InputSpec, normalise
+from hobot_llamacpp_py.vision.tensors import (
+    Quantisation,
+    as_embeddings,
+    input_spec,
+    nv12,
+    one_line,
+    rgb_pixels,
+)
+
+__all__ = ['BpuX5Encoder']
+
+Tensor = npt.NDArray[Any]
+
+_MEMORY = 'too little ION memory (sudo srpi-config sets it, then reboot)'
+# How each kind of input is made from a fitted picture. (NV12 in two planes and float16 never
+# arrive through the binding.)
+_INPUTS: dict[str, Callable[[npt.NDArray[np.uint8], InputSpec], Tensor]] = {
+    'float32': normalise,
+    'uint8': rgb_pixels,
+    'RGB': rgb_pixels,
+    'BGR': lambda fitted, spec: rgb_pixels(fitted, spec, 'BGR'),
+    'NV12': nv12,
+}
+# The only types that the binding hands out as what they are; the second column needs a scale.
+_OUTPUTS = {'float32': False, 'int8': True, 'int16': True, 'int32': True}
+# How an array is handed over: as bytes, for builds that take the number of elements for the number
+# of bytes, or as it is.
+_CONVENTIONS: tuple[Callable[[Tensor], Tensor], ...] = (
+    lambda array: array.view(np.uint8),
+    lambda array: array,
+)
+
+
+class BpuX5Encoder:
+    """A `VisionEncoder` from a `.bin` model with one picture as input, its tokens as output.
+
+    Args:
+        path: the model file.
+        model_type: 0 InternVL or 1 SmolVLM2: the normalisation of a float32 input.
+        core: 0: any; 1, 2: that BPU core.
+        priority: 0 to 255, the most urgent.
+
+    Raises:
+        ModelFileError: binding, file or model cannot be used: which, why, and what to do.
+        InferenceError: the first inference failed.
+    """
+
+    def __init__(
+        self, path: str | Path, model_type: int, core: int = 0, priority: int = 0
+    ) -> None:
+        self._path = Path(path)
+        self._arguments = {'core_id': core, 'priority': priority}
+        if not self._path.is_file():
+            raise ModelFileError(f'{path}: no such file')
+        self._model = self._load(_import_binding(self._path))
+        self._spec, self._make_input = self._check_input(model_type)
+        self._dequantise = self._check_output()
+        self._hand_over = self._find_convention()
+        self.input_size = (self._spec.width, self._spec.height)
+        self.n_tokens, self.n_embd = self.encode(np.zeros((1, 1, 3), np.uint8)).shape
+
+    def encode(self, fitted: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Return the embeddings of a fitted picture; the GIL is held meanwhile."""
+        try:
+            (output,) = self._forward(self._hand_over(self._make_input(fitted, self._spec)))
+            values = output.buffer
+        except Exception as error:
+            raise self._inference_error(error) from None
+        if values.size != np.prod(self._output_shape):
+            raise InferenceError(
+                f'{self._path}: the output has {values.size} numbers;'
+                f' expected {_shown(self._output_shape)} of them'
+            )
+        return as_embeddings(self._dequantise(values.reshape(self._output_shape)), self._path)
+
+    def close(self) -> None:
+        """Let go of the model. The binding never frees one: only the process's end does."""
+        self._model = None
+
+    # -- what is checked at the start ------------------------------------------------------------
+
+    def _load(self, binding: Any) -> Any:
+        try:
+            models = binding.load(str(self._path))
+        except Exception as error:
+            raise ModelFileError(
+                f'{self._path}: the BPU library cannot load it: {_cause(error)}; expected a whole'
+                ' .bin model for the RDK X5. Likely causes: a model for another board (an S100'
+                f' takes .hbm), an incomplete download, or {_MEMORY}'
+            ) from None
+        if len(models) != 1:
+            names = ', '.join(repr(model.name) for model in models)
+            raise ModelFileError(
+                f'{self._path}: expected one model in the file, found {names or 0}'
+            )
+        return models[0]
+
+    def _check_input(self, model_type: int) -> tuple[InputSpec, Callable[..., Tensor]]:
+        inputs = self._model.inputs
+        kinds = [_type(tensor) for tensor in inputs]
+        if len(kinds) != 1 or kinds[0] not in _INPUTS:
+            raise ModelFileError(
+                f'{self._path}: expected one input, a picture of type {", ".join(_INPUTS)};'
+                f' found {", ".join(kinds)}'
+            )
+        shape = [int(length) for length in inputs[0].properties.shape]
+        spec = input_spec(shape, model_type, self._path)
+        if kinds[0] == 'NV12' and (spec.width % 2 or spec.height % 2):
+            raise ModelFileError(
+                f'{self._path}: the NV12 input is {spec.width} x {spec.height};'
+                ' width and height must be even'
+            )
+        return spec, _INPUTS[kinds[0]]
+
+    def _check_output(self) -> Callable[[Tensor], Tensor]:
+        """Check what the model says of its output; return how to make floats of it."""
+        outputs = self._model.outputs
+        if len(outputs) != 1:
+            names = ', '.join(tensor.name for tensor in outputs)
+            raise ModelFileError(f'{self._path}: expected one output, the tokens; found {names}')
+        properties = outputs[0].properties
+        shape = tuple(int(length) for length in properties.shape)
+        self._output_shape = shape
+        found = f'{self._path}: the output is {_type(outputs[0])} {_shown(shape)}'
+        if _type(outputs[0]) not in _OUTPUTS:
+            raise ModelFileError(
+                f'{found}, which the binding garbles; expected {", ".join(_OUTPUTS)}:'
+                ' convert the model with a float32 output'
+            )
+        if len(shape) != 4:
+            raise ModelFileError(
+                f'{found}, which the binding garbles; expected four axes, 1 x tokens x width x 1:'
+                ' convert the model with such an output'
+            )
+        aligned = _aligned_shape(properties)
+        if aligned not in (None, shape):
+            raise ModelFileError(
+                f'{found}, but padded to {_shown(aligned or ())} in memory, which the binding'
+                ' garbles: convert the model with a float32 output, or another width'
+            )
+        if not _OUTPUTS[_type(outputs[0])]:
+            return lambda values: values
+        scale = np.asarray(properties.scale_data, np.float32).ravel()
+        axes = [axis for axis in range(4) if shape[axis] == scale.size]
+        if scale.size == 1:
+            axes = [0]
+        elif len(axes) != 1:
+            raise ModelFileError(
+                f'{found} with {scale.size} scales; expected one, or one for each step of an axis'
+            )
+        return Quantisation(scale, axis=axes[0]).dequantise
+
+    def _find_convention(self) -> Callable[[Tensor], Tensor]:
+        """Find out how this build of the binding wants its input, by reading back what arrived."""
+        failure: Exception | None = None
+        rng = np.random.default_rng()  # other data each time: what arrived before must not count
+        for convention in _CONVENTIONS:
+            noise = rng.integers(0, 256, (self._spec.height, self._spec.width, 3), dtype=np.uint8)
+            sent = self._make_input(noise, self._spec)
+            if sent.ndim == 2:
+                # NV12: bytes are bytes in either convention, and reading back would read as many
+                # as RGB has, beyond the buffer's end.
+                return convention
+            try:
+                self._forward(convention(sent.copy()))  # a copy: the binding may change it
+            except Exception as error:
+                failure = error
+            arrived = self._model.inputs[0].buffer
+            if np.array_equal(arrived.view(np.uint8).ravel(), sent.view(np.uint8).ravel()):
+                if failure is not None:
+                    raise self._inference_error(failure)
+                return convention
+        if failure is not None:
+            raise self._inference_error(failure)
+        raise ModelFileError(
+            f'{self._path}: the {_type(self._model.inputs[0])} input does not arrive on the BPU as'
+            ' it was sent, however it is handed over: this build of hobot_dnn changes it (an RGB'
+            ' input is clipped, for example); use a model with a float32 or NV12 input'
+        )
+
+    # -- inference -------------------------------------------------------------------------------
+
+    def _forward(self, array: Tensor) -> Any:
+        # The binding ignores strides.
+        return self._model.forward(np.ascontiguousarray(array), **self._arguments)
+
+    def _inference_error(self, error: Exception) -> InferenceError:
+        given = ', '.join(f'{name} {value}' for name, value in self._arguments.items())
+        return InferenceError(
+            f'{self._path}: inference on the BPU failed: {_cause(error)} ({given}). Likely causes:'
+            f' {_MEMORY}, a bpu_core that the board lacks, or a model for another board; the'
+            " library's own messages stand in the log"
+        )
+
+
+def _import_system() -> Any:
+    from hobot_dnn import pyeasy_dnn
+
+    return pyeasy_dnn
+
+
+def _import_pypi() -> Any:
+    from hobot_dnn_rdkx5 import pyeasy_dnn
+
+    return pyeasy_dnn
+
+
+def _import_binding(path: Path) -> Any:
+    problems = []
+    for import_it in (_import_system, _import_pypi):
+        try:
+            return import_it()
+        except Exception as error:  # also a library that is missing, and what numpy 2 provokes
+            problems.append(one_line(error))
+    if int(np.__version__.split('.')[0]) >= 2:
+        advice = f"it breaks with numpy {np.__version__}: pip3 install 'numpy>=1.26.4,<2'"
+    elif platform.machine() != 'aarch64':
+        advice = f'this machine ({platform.machine()}) is no RDK X5: use an .onnx encoder here'
+    elif any('.so' in problem for problem in problems):
+        advice = "the BPU's libraries are missing: sudo apt install hobot-dnn, on an RDK X5"
+    else:
+        advice = 'pip3 install hobot-dnn-rdkx5, on an RDK X5'
+    raise ModelFileError(
+        f"{path} needs the BPU's Python binding, which cannot be imported"
+        f' ({"; ".join(problems)}): {advice}'
+    )
+
+
+def _cause(error: Exception) -> str:
+    """Return what went wrong: the binding hides it behind a SystemError."""
+    return one_line(error.__cause__ or error)
+
+
+def _type(tensor: Any) -> str:
+    """Return a tensor's type as the binding calls it: float32, NV12 ..."""
+    try:
+        return str(tensor.properties.tensor_type)
+    except Exception as error:  # a type that the binding does not know
+        return f'of unknown type ({_cause(error)})'
+
+
+def _aligned_shape(properties: Any) -> tuple[int, ...] | None:
+    """Return the shape in memory, None where the build of the binding does not tell.
+
+    Each reading leaks a few bytes in the binding: do it once.
+    """
+    aligned = getattr(properties, 'alignedShape', None)
+    if isinstance(aligned, (tuple, list)):
+        return tuple(int(length) for length in aligned)
+    if not isinstance(aligned, int):
+        return None
+    # The address of eight lengths and their count.
+    numbers = (ctypes.c_int32 * 9).from_address(aligned)
+    return tuple(numbers[: numbers[8]])
+
+
+def _shown(shape: tuple[int, ...]) -> str:
+    return ' x '.join(str(length) for length in shape)
