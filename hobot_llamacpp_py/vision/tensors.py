@@ -91,7 +91,8 @@ class Quantisation:
         """Return the nearest integers of a type, cut to its range."""
         scale, zero_point = self._aligned(values.ndim)
         limits = np.iinfo(dtype)
-        return np.rint(values / scale + zero_point).clip(limits.min, limits.max).astype(dtype)
+        integers = np.rint(values / scale + zero_point).clip(limits.min, limits.max)
+        return np.asarray(integers, dtype)
 
     def _aligned(self, ndim: int) -> list[npt.NDArray[np.float32]]:
         """Give scale and zero point the axes of the values."""
