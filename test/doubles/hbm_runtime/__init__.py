@@ -3,9 +3,10 @@
 A "model" is a JSON file with the suffix .hbm: {"name": ..., "inputs": {NAME: TENSOR}, "outputs":
 {NAME: TENSOR}}. A TENSOR has `shape`, `dtype` and, where it is quantised, `scale`, `zero_point`
 and `axis`. What a model gives: number k (counted over the output's axes) is k + the mean of all
-inputs' numbers; with `onnx`, the output of that ONNX file. And what goes wrong, from run
-`from_run` on: `seconds` (a run takes that long and holds the GIL), `crash`, `fail` (an error of
-this text), `nan`. With `log`, a file, each run writes a line when it begins and one when it ends.
+inputs' numbers; with `onnx`, the output of that ONNX file. And what goes wrong: `seconds` (a run
+takes that long and holds the GIL), `crash`, `fail` (an error of this text), `nan`; with `while`, a
+path, only while such a file exists. With `log`, a file, each run writes a line when it begins and
+one when it ends.
 
 The memory that an output's array shows is used again by the next run: the documentation promises
 only that it lives as long as the array, so that a copy that was left out shows.
@@ -71,7 +72,6 @@ class HB_HBMRuntime:  # noqa: N801
             except (OSError, ValueError):
                 raise RuntimeError(f'hbDNNInitializeFromFiles {path} file failed.') from None
             self._models[model['name']] = model
-            model['runs'] = 0
             model['memory'] = {
                 name: np.empty(tensor['shape'], _NUMPY[tensor['dtype']])
                 for name, tensor in model['outputs'].items()
@@ -161,8 +161,7 @@ class HB_HBMRuntime:  # noqa: N801
                 raise ValueError(f'Mismatch in tensor dimensions for model: {model["name"]}')
             numbers.append(_dequantised(array, QuantParams(tensor)))
         _log(model, 'begin')
-        faulty = model['runs'] >= model.get('from_run', 0)
-        model['runs'] += 1
+        faulty = os.path.exists(model.get('while', '/'))
         if faulty:
             _misbehave(model)
         mean = float(np.concatenate([array.ravel() for array in numbers]).mean())
