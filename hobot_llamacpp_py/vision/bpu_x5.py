@@ -183,14 +183,15 @@ class BpuX5Encoder:
                 # NV12: bytes are bytes in either convention, and reading back would read as many
                 # as RGB has, beyond the buffer's end.
                 return convention
+            error: Exception | None = None
             try:
                 self._forward(convention(sent.copy()))  # a copy: the binding may change it
-            except Exception as error:
-                failure = error
+            except Exception as caught:
+                error = failure = caught
             arrived = self._model.inputs[0].buffer
             if np.array_equal(arrived.view(np.uint8).ravel(), sent.view(np.uint8).ravel()):
-                if failure is not None:
-                    raise self._inference_error(failure)
+                if error is not None:
+                    raise self._inference_error(error)
                 return convention
         if failure is not None:
             raise self._inference_error(failure)

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# The Python of the emulated board, with the real binding and the simulated libdnn: used like any
+# other interpreter, with a script, -c or -m. run.sh builds what it needs.
+#   BPU_SIM_WORK        where it was built (see run.sh)
+#   BPU_SIM_LIBRARIES   the board's libraries; empty: a board without them
+#   BPU_SIM_SITE        the folder with the binding; empty: none installed
+#   BPU_SIM_PYTHONPATH  more folders, before the binding's (PYTHONPATH is the host's)
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+work=${BPU_SIM_WORK:-$HOME/.cache/hobot_llamacpp_py/board}
+root=$work/root
+libraries=${BPU_SIM_LIBRARIES-$work/board}
+for folder in '' /blas /lapack; do libraries+=:/usr/lib/aarch64-linux-gnu$folder; done
+ulimit -c 0 # qemu would dump the core of a process that is meant to crash
+exec qemu-aarch64-static -L "$root" -E "LD_LIBRARY_PATH=${libraries#:}" \
+  -E "PYTHONPATH=${BPU_SIM_PYTHONPATH:+$BPU_SIM_PYTHONPATH:}${BPU_SIM_SITE-$work/site}" \
+  -E "PYTHONPYCACHEPREFIX=$work/bytecode" -E "BPU_SIM_PYTHON=$here/emu.sh" "$root/usr/bin/python3.11" "$@"
