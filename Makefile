@@ -1,7 +1,7 @@
 # What a developer or a visitor needs; the robot's build is colcon's.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo bench test lint clean
+.PHONY: help demo bench test test-board lint clean
 
 # A sourced ROS must not mix with the one in .venv.
 VENV := . scripts/without_ros.sh && .venv/bin/python
@@ -11,6 +11,7 @@ help:
 	@echo 'make demo    ask a small built-in vision model about pictures, through ROS 2 topics'
 	@echo 'make bench   measure what the engine promises (some minutes, on a quiet machine)'
 	@echo 'make test    run the tests (ARGS="-k name" chooses)'
+	@echo 'make test-board  run all tests of the X5 encoder on an emulated board (Debian, installs qemu as root)'
 	@echo 'make lint    check style and types'
 	@echo 'make clean   remove .venv and build outputs (the compiled llama.cpp stays in ~/.cache)'
 	@echo
@@ -30,12 +31,17 @@ test:
 	@scripts/interfaces.sh
 	@$(VENV) -m pytest --durations=10 $(ARGS)
 
+test-board:
+	@scripts/bootstrap.sh test
+	@. scripts/without_ros.sh && PYTHON=.venv/bin/python test/board/run.sh
+	@BOARD_TESTS=all $(VENV) -m pytest --durations=10 test/board test/ros/test_encoder_process.py $(ARGS)
+
 lint:
 	@scripts/bootstrap.sh test
 	@$(VENV) -m ruff check .
 	@$(VENV) -m ruff format --check .
 	@$(VENV) -m mypy
-	@if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh .ci/run; fi
+	@if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh test/board/*.sh .ci/run; fi
 
 clean:
 	rm -rf .venv build install log .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -11,6 +11,7 @@ root=$work/root
 libraries=${BPU_SIM_LIBRARIES-$work/board}
 for folder in '' /blas /lapack; do libraries+=:/usr/lib/aarch64-linux-gnu$folder; done
 ulimit -c 0 # qemu would dump the core of a process that is meant to crash
-exec qemu-aarch64-static -L "$root" -E "LD_LIBRARY_PATH=${libraries#:}" \
+# Bytecode is kept: compiling takes half of a start.
+exec qemu-aarch64-static -U PYTHONDONTWRITEBYTECODE -L "$root" -E "LD_LIBRARY_PATH=${libraries#:}" \
   -E "PYTHONPATH=${BPU_SIM_PYTHONPATH:+$BPU_SIM_PYTHONPATH:}${BPU_SIM_SITE-$work/site}" \
   -E "PYTHONPYCACHEPREFIX=$work/bytecode" -E "BPU_SIM_PYTHON=$here/emu.sh" "$root/usr/bin/python3.11" "$@"

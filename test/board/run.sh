@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Build the emulated board once, from Debian and PyPI packages only, and run Python in it:
 #     run.sh SCRIPT.py [ARGUMENT]...      run.sh -c 'CODE'      run.sh (only builds)
-#   BPU_SIM_WORK     where it is built (default ~/.cache/hobot_llamacpp_py/board, about 110 MB);
+#   BPU_SIM_WORK     where it is built (default ~/.cache/hobot_llamacpp_py/board, about 115 MB);
 #                    delete it to build again
 #   BPU_SIM_BINDING  the binding (default hobot-dnn-rdkx5==3.0.6)
 #   BPUSIM_LOG=1     a line on stderr for every call that the binding makes
