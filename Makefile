@@ -11,7 +11,7 @@ help:
 	@echo 'make demo    ask a small built-in vision model about pictures, through ROS 2 topics'
 	@echo 'make bench   measure what the engine promises (some minutes, on a quiet machine)'
 	@echo 'make test    run the tests (ARGS="-k name" chooses)'
-	@echo 'make test-board  run all tests of the X5 encoder on an emulated board (Debian, installs qemu as root)'
+	@echo 'make test-board  run the tests of the X5 encoder on an emulated board (installs qemu)'
 	@echo 'make lint    check style and types'
 	@echo 'make clean   remove .venv and build outputs (the compiled llama.cpp stays in ~/.cache)'
 	@echo
@@ -34,7 +34,7 @@ test:
 test-board:
 	@scripts/bootstrap.sh test
 	@. scripts/without_ros.sh && PYTHON=.venv/bin/python test/board/run.sh
-	@BOARD_TESTS=all $(VENV) -m pytest --durations=10 test/board test/ros/test_encoder_process.py $(ARGS)
+	@$(VENV) -m pytest --durations=10 test/board test/ros/test_encoder_process.py $(ARGS)
 
 lint:
 	@scripts/bootstrap.sh test

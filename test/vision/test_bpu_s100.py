@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import ast
-import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from nano import MODELS, draw_scene
 from s100 import DOUBLES, use_double, write_model, write_nano
+from wheels import download_wheel
 
 from hobot_llamacpp_py.config import EncoderConfig
 from hobot_llamacpp_py.errors import InferenceError, ModelFileError
@@ -20,7 +19,6 @@ from hobot_llamacpp_py.vision.encoder import open_backend, open_encoder
 from hobot_llamacpp_py.vision.preprocess import fit, normalise
 from hobot_llamacpp_py.vision.tensors import input_spec
 
-WHEEL = 'hbm-runtime==0.1.0.post1'
 PIXELS = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
 SPEC = input_spec([1, 3, 8, 8], 0, 'vit.hbm')
 # What the double gives for PIXELS: the number's place plus the mean of the input.
@@ -171,19 +169,8 @@ def test_nano_model(tmp_path: Path, family: str) -> None:
 def stubs(tmp_path_factory: pytest.TempPathFactory) -> ast.Module:
     """Return the type stubs of the real wheel, from PyPI; a machine without network skips."""
     folder = tmp_path_factory.mktemp('wheel')
-    command = [sys.executable, '-m', 'pip', 'download', '-q', '--no-deps', '-d', str(folder)]
-    command += ['--only-binary=:all:', '--python-version', '3.10', '--implementation', 'cp']
-    command += ['--platform', 'manylinux_2_34_aarch64', '--retries', '0', '--timeout', '20', WHEEL]
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        words = result.stderr.strip().splitlines()[-1:]
-    except subprocess.TimeoutExpired:
-        words = ['PyPI does not answer']
-    wheels = list(folder.glob('*.whl'))
-    if not wheels:
-        pytest.skip(f'{WHEEL} cannot be had: {words}')
-    with zipfile.ZipFile(wheels[0]) as wheel:
-        return ast.parse(wheel.read('hbm_runtime/HB_HBMRuntime.pyi'))
+    download_wheel('hbm-runtime==0.1.0.post1', '3.10', 'manylinux_2_34_aarch64', folder)
+    return ast.parse((folder / 'hbm_runtime' / 'HB_HBMRuntime.pyi').read_text('utf-8'))
 
 
 def test_double_has_the_real_interface(stubs: ast.Module) -> None:
