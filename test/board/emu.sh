@@ -6,7 +6,7 @@
 #   BPU_SIM_SITE        the folder with the binding; empty: none installed
 #   BPU_SIM_PYTHONPATH  more folders, before the binding's (PYTHONPATH is the host's)
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-work=${BPU_SIM_WORK:-$HOME/.cache/hobot_llamacpp_py/board}
+work=${BPU_SIM_WORK:-${XDG_CACHE_HOME:-$HOME/.cache}/hobot_llamacpp_py/board}
 root=$work/root
 libraries=${BPU_SIM_LIBRARIES-$work/board}
 for folder in '' /blas /lapack; do libraries+=:/usr/lib/aarch64-linux-gnu$folder; done

@@ -8,7 +8,7 @@
 # Root is needed the first time, to install qemu and a cross compiler.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-export BPU_SIM_WORK=${BPU_SIM_WORK:-$HOME/.cache/hobot_llamacpp_py/board}
+export BPU_SIM_WORK=${BPU_SIM_WORK:-${XDG_CACHE_HOME:-$HOME/.cache}/hobot_llamacpp_py/board}
 work=$BPU_SIM_WORK
 mkdir -p "$work"
 exec 9>"$work/lock"
