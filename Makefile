@@ -1,7 +1,7 @@
 # What a developer or a visitor needs; the robot's build is colcon's.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo bench test test-board lint clean
+.PHONY: help demo bench test test-board test-aarch64 lint clean
 
 # A sourced ROS must not mix with the one in .venv.
 VENV := . scripts/without_ros.sh && .venv/bin/python
@@ -12,6 +12,7 @@ help:
 	@echo 'make bench   measure what the engine promises (some minutes, on a quiet machine)'
 	@echo 'make test    run the tests (ARGS="-k name" chooses)'
 	@echo 'make test-board  run the tests of the X5 encoder on an emulated board (installs qemu)'
+	@echo 'make test-aarch64  run the package but ROS there, with llama.cpp compiled for the board'
 	@echo 'make lint    check style and types'
 	@echo 'make clean   remove .venv and build outputs (the compiled llama.cpp stays in ~/.cache)'
 	@echo
@@ -35,6 +36,10 @@ test-board:
 	@scripts/bootstrap.sh test
 	@. scripts/without_ros.sh && PYTHON=.venv/bin/python test/board/run.sh
 	@$(VENV) -m pytest --durations=10 test/board test/ros/test_encoder_process.py $(ARGS)
+
+test-aarch64:
+	@scripts/bootstrap.sh test
+	@. scripts/without_ros.sh && PYTHON=.venv/bin/python test/board/whole_package.sh
 
 lint:
 	@scripts/bootstrap.sh test

@@ -26,7 +26,8 @@ from hobot_llamacpp_py.vision.tensors import (
 __all__ = ['BpuS100Encoder']
 
 _INPUTS = {'F32': np.float32, 'F16': np.float16, 'S8': np.int8, 'S16': np.int16, 'U8': np.uint8}
-_OUTPUTS = ('F32', 'F16', 'S8', 'U8', 'S16', 'U16', 'S32', 'U32')
+_FLOATS = ('F32', 'F16')
+_OUTPUTS = (*_FLOATS, 'S8', 'U8', 'S16', 'U16', 'S32', 'U32')
 
 
 class BpuS100Encoder:
@@ -96,13 +97,9 @@ class BpuS100Encoder:
 
     def _read_input(self, model_type: int) -> None:
         self._input = self._only(self._runtime.input_names[self._model], 'input')
-        self._spec = input_spec(
-            self._runtime.input_shapes[self._model][self._input], model_type, self._path
-        )
-        kind = self._type(self._runtime.input_dtypes[self._model][self._input])
-        self._input_scale = self._scale(self._runtime.input_quants[self._model][self._input])
-        is_integer = kind in ('S8', 'S16')
-        if kind not in _INPUTS or (is_integer and self._input_scale is None):
+        shape, kind, self._input_scale = self._properties('input', self._input)
+        self._spec = input_spec(shape, model_type, self._path)
+        if kind not in _INPUTS or (kind in ('S8', 'S16') and self._input_scale is None):
             raise ModelFileError(
                 f'{self._path}: the input {self._input} has type {kind}; expected F32, F16, U8'
                 ' pixels, or S8 or S16 with a scale'
@@ -119,10 +116,9 @@ class BpuS100Encoder:
 
     def _read_output(self) -> None:
         self._output = self._only(self._runtime.output_names[self._model], 'output')
-        self._output_shape = tuple(self._runtime.output_shapes[self._model][self._output])
-        kind = self._type(self._runtime.output_dtypes[self._model][self._output])
-        self._output_scale = self._scale(self._runtime.output_quants[self._model][self._output])
-        if kind not in _OUTPUTS or (kind not in ('F32', 'F16') and self._output_scale is None):
+        shape, kind, self._output_scale = self._properties('output', self._output)
+        self._output_shape = tuple(shape)
+        if kind not in _OUTPUTS or (kind not in _FLOATS and self._output_scale is None):
             raise ModelFileError(
                 f'{self._path}: the output {self._output} has type {kind} without a scale;'
                 ' expected F32 or F16, or integers with a scale'
@@ -143,15 +139,25 @@ class BpuS100Encoder:
                 return name
         return str(value)
 
-    def _scale(self, quant: Any) -> Quantisation | None:
-        """Return how a tensor is quantised, None where its numbers are what they are."""
-        scale = np.asarray(quant.scale).ravel()
-        if quant.quant_type != self._binding.hbDNNQuantiType.SCALE or not scale.size:
-            return None
-        zero_point = np.asarray(quant.zero_point).ravel()
+    def _properties(self, side: str, name: str) -> tuple[list[int], str, Quantisation | None]:
+        """Return a tensor's shape, its type, and the scale of its integers if they have one."""
+        shape, dtype, quant = (
+            getattr(self._runtime, f'{side}_{what}')[self._model][name]
+            for what in ('shapes', 'dtypes', 'quants')
+        )
+        kind, scale = self._type(dtype), np.asarray(quant.scale).ravel()
+        is_scaled = quant.quant_type == self._binding.hbDNNQuantiType.SCALE and scale.size
+        if kind in _FLOATS or not is_scaled:
+            return shape, kind, None
+        zero_point, axis = np.asarray(quant.zero_point).ravel(), int(quant.axis)
         if not zero_point.size:
             zero_point = np.zeros(1, np.float32)
-        return Quantisation(scale, zero_point, int(quant.axis))
+        if axis >= len(shape) or not {scale.size, zero_point.size} <= {1, shape[axis]}:
+            raise ModelFileError(
+                f'{self._path}: the {side} {name} has shape {list(shape)}, but {scale.size} scales'
+                f' and {zero_point.size} zero points along axis {axis}'
+            )
+        return shape, kind, Quantisation(scale, zero_point, axis)
 
 
 def _import_binding(path: Path) -> Any:

@@ -83,15 +83,16 @@ class BpuX5Encoder:
 
     def encode(self, fitted: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return the embeddings of a fitted picture; the GIL is held meanwhile."""
+        pixels = self._make_input(fitted, self._spec)
         try:
-            (output,) = self._forward(self._hand_over(self._make_input(fitted, self._spec)))
+            (output,) = self._forward(self._hand_over(pixels))
             values = output.buffer
         except Exception as error:
             raise self._inference_error(error) from None
-        if values.size != np.prod(self._output_shape):
+        if values.size != np.prod(self._output_shape) or values.dtype != self._output_type:
             raise InferenceError(
-                f'{self._path}: the output has {values.size} numbers;'
-                f' expected {_shown(self._output_shape)} of them'
+                f'{self._path}: the output has {values.size} numbers of type {values.dtype};'
+                f' expected {_shown(self._output_shape)} of type {self._output_type}'
             )
         return as_embeddings(self._dequantise(values.reshape(self._output_shape)), self._path)
 
@@ -142,9 +143,9 @@ class BpuX5Encoder:
             raise ModelFileError(f'{self._path}: expected one output, the tokens; found {names}')
         properties = outputs[0].properties
         shape = tuple(int(length) for length in properties.shape)
-        self._output_shape = shape
-        found = f'{self._path}: the output is {_type(outputs[0])} {_shown(shape)}'
-        if _type(outputs[0]) not in _OUTPUTS:
+        self._output_shape, self._output_type = shape, _type(outputs[0])
+        found = f'{self._path}: the output is {self._output_type} {_shown(shape)}'
+        if self._output_type not in _OUTPUTS:
             raise ModelFileError(
                 f'{found}, which the binding garbles; expected {", ".join(_OUTPUTS)}:'
                 ' convert the model with a float32 output'
@@ -160,7 +161,7 @@ class BpuX5Encoder:
                 f'{found}, but padded to {_shown(aligned or ())} in memory, which the binding'
                 ' garbles: convert the model with a float32 output, or another width'
             )
-        if not _OUTPUTS[_type(outputs[0])]:
+        if not _OUTPUTS[self._output_type]:
             return lambda values: values
         scale = np.asarray(properties.scale_data, np.float32).ravel()
         axes = [axis for axis in range(4) if shape[axis] == scale.size]

@@ -109,6 +109,10 @@ def test_core_and_priority(tmp_path: Path, core: int, cores: list[int]) -> None:
         (dict(inputs={'a': tensor([1, 3, 8, 8], 'F64')}), 'has type .*F64; expected F32'),
         (dict(outputs={'a': tensor([1, 4]), 'b': tensor([1, 4])}), 'expected one output'),
         (dict(outputs={'a': tensor([1, 4, 3], 'S16')}), 'type S16 without a scale'),
+        (
+            dict(outputs={'a': tensor([1, 4, 3], 'S8', scale=[1, 2])}),
+            '2 scales and 1 zero points along',
+        ),
         (dict(outputs={'a': tensor([2, 4, 3])}), r'expected \[1, n_tokens, n_embd\]'),
     ],
 )
