@@ -11,18 +11,24 @@ python=${PYTHON:-python3}
 site=$BPU_SIM_WORK/packages
 wanted=$(cat "$root/requirements/board.txt")
 
-tools=(aarch64-linux-gnu-g++ cmake ninja)
-if ! command -v "${tools[@]}" >/dev/null && [[ $(id -u) == 0 ]]; then
+for tool in aarch64-linux-gnu-g++ cmake ninja; do
+  command -v "$tool" >/dev/null && continue
+  packages=(g++-aarch64-linux-gnu cmake ninja-build)
+  if [[ $(id -u) != 0 ]]; then
+    echo "error: this machine lacks $tool: sudo apt-get install ${packages[*]}" >&2
+    exit 1
+  fi
   apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
-    g++-aarch64-linux-gnu cmake ninja-build >/dev/null
-fi
+  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${packages[@]}" >/dev/null
+done
 
 if [[ $(cat "$site.done" 2>/dev/null) != "$wanted" ]]; then
   build=$BPU_SIM_WORK/llama
   rm -rf "$site" "$build"
   mkdir -p "$site" "$build/wheels" "$build/source"
-  grep -v '^llama-cpp-python' "$root/requirements/board.txt" >"$build/requirements.txt"
+  # PyYAML comes with ROS on the board.
+  { grep -v '^llama-cpp-python' "$root/requirements/board.txt"; grep '^pyyaml' "$root/requirements/pc.txt"; } \
+    >"$build/requirements.txt"
   "$python" -m pip download -q --no-deps -d "$build/wheels" --only-binary :all: \
     --implementation cp --python-version 3.11 --platform manylinux2014_aarch64 \
     --platform manylinux_2_27_aarch64 --platform manylinux_2_28_aarch64 --platform any \
@@ -36,7 +42,8 @@ if [[ $(cat "$site.done" 2>/dev/null) != "$wanted" ]]; then
     -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_BUILD_TYPE=Release \
     -DCMAKE_C_COMPILER=aarch64-linux-gnu-gcc -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ \
     -DBUILD_SHARED_LIBS=ON -DGGML_NATIVE=OFF -DGGML_CPU_ARM_ARCH=armv8.2-a+dotprod \
-    -DGGML_OPENMP=OFF -DLLAMA_BUILD_COMMON=OFF -DLLAMA_BUILD_TOOLS=OFF >"$build/log"
+    -DGGML_OPENMP=OFF -DLLAMA_BUILD_COMMON=OFF -DLLAMA_BUILD_TOOLS=OFF \
+    -DCMAKE_BUILD_WITH_INSTALL_RPATH=ON "-DCMAKE_INSTALL_RPATH=\$ORIGIN" >"$build/log"
   cmake --build "$build/objects" --target llama ggml >>"$build/log"
   cp -r "$build/source/llama_cpp" "$site"
   mkdir -p "$site/llama_cpp/lib"
