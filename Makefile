@@ -8,13 +8,13 @@ VENV := . scripts/without_ros.sh && .venv/bin/python
 ARGS ?=
 
 help:
-	@echo 'make demo    ask a small built-in vision model about pictures, through ROS 2 topics'
-	@echo 'make bench   measure what the engine promises (some minutes, on a quiet machine)'
-	@echo 'make test    run the tests (ARGS="-k name" chooses)'
-	@echo 'make test-board  run the tests of the X5 encoder on an emulated board (installs qemu)'
-	@echo 'make test-aarch64  run the package but ROS there, with llama.cpp compiled for the board'
-	@echo 'make lint    check style and types'
-	@echo 'make clean   remove .venv and build outputs (the compiled llama.cpp stays in ~/.cache)'
+	@echo 'make demo          ask a small built-in vision model about pictures, through ROS 2 topics'
+	@echo 'make bench         measure what the engine promises (minutes, on a quiet machine)'
+	@echo 'make test          run the tests (ARGS="-k name" chooses)'
+	@echo 'make test-board    run the tests of the X5 encoder on an emulated board (installs qemu)'
+	@echo 'make test-aarch64  run all but ROS there, with llama.cpp compiled for the board'
+	@echo 'make lint          check style and types'
+	@echo 'make clean         remove .venv and build outputs (compiled things stay in ~/.cache)'
 	@echo
 	@echo 'The first run installs ROS 2 and llama.cpp into .venv (4 to 10 minutes).'
 	@echo 'PYTHON=/path/to/python3.11 chooses the Python.'
