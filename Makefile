@@ -24,8 +24,10 @@ demo:
 	@$(VENV) -m hobot_llamacpp_py.tools.demo $(ARGS)
 
 bench:
-	@scripts/bootstrap.sh bench
+	@scripts/bootstrap.sh bench test
 	@$(VENV) -m hobot_llamacpp_py.tools.bench $(ARGS)
+	@echo && echo 'A timer of 10 ms while an encoder holds its own GIL for 2.4 s:'
+	@. scripts/without_ros.sh && PYTHONPATH=. .venv/bin/python test/timer_delay.py
 
 test:
 	@scripts/bootstrap.sh bench test interfaces

@@ -13,7 +13,12 @@ PACKAGE = ROOT / 'hobot_llamacpp_py'
 # The only modules that may import a binding, so that it can be replaced and is optional.
 BINDINGS = {
     'onnxruntime': {'vision/onnx.py'},
-    'llama_cpp': {'engine/decoder.py', 'tools/bench.py', 'vision/mmproj.py'},
+    'llama_cpp': {
+        'engine/decoder.py',
+        'engine/grammar.py',
+        'tools/bench.py',
+        'vision/mmproj.py',
+    },
     'hobot_dnn': {'vision/bpu_x5.py'},
     'hobot_dnn_rdkx5': {'vision/bpu_x5.py'},
     'hbm_runtime': {'vision/bpu_s100.py'},

@@ -23,7 +23,7 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from hobot_llamacpp_py.config import ChatConfig, DecoderConfig, SamplingConfig
+from hobot_llamacpp_py.config import ChatConfig, DecoderConfig, EncoderConfig, SamplingConfig
 from hobot_llamacpp_py.engine.chat import Chat
 from hobot_llamacpp_py.engine.decoder import Decoder, Sampler
 from hobot_llamacpp_py.engine.engine import Answer, Engine
@@ -329,7 +329,9 @@ def _measure(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     llm = options.llm or write_model(cache / 'hobot_llamacpp_py' / 'bench-qwen2.5-0.5b-q4_0.gguf')
     decoder = Decoder(llm, config)
     if options.encoder:
-        encoder = open_encoder(options.encoder, options.model_type, n_threads=options.threads)
+        encoder = open_encoder(
+            options.encoder, options.model_type, EncoderConfig(n_threads=options.threads)
+        )
     else:
         encoder = StandInEncoder(decoder.n_embd)
     figures: dict[str, float] = {}

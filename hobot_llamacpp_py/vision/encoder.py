@@ -15,7 +15,7 @@ from hobot_llamacpp_py.errors import ModelFileError
 __all__ = ['BACKENDS', 'VisionEncoder', 'backend_of', 'open_backend', 'open_encoder']
 
 BACKENDS = ('auto', 'bpu_x5', 'bpu_s100', 'onnx', 'mmproj')
-IN_A_PROCESS = ('bpu_x5', 'bpu_s100')
+IN_A_PROCESS = ('bpu_x5', 'bpu_s100', 'mmproj')
 _BY_SUFFIX = {'.bin': 'bpu_x5', '.hbm': 'bpu_s100', '.onnx': 'onnx', '.gguf': 'mmproj'}
 
 
@@ -39,7 +39,7 @@ class VisionEncoder(Protocol):
         """
 
     def close(self) -> None:
-        """Free the model; closing again does no harm."""
+        """Free the model, also while `encode` runs in another thread; again does no harm."""
 
 
 def backend_of(path: str | Path, backend: str = 'auto') -> str:

@@ -19,7 +19,7 @@ from llama_cpp import mtmd_cpp as mtmd
 from mmproj_files import PROJECTORS, SIZES, random_tensors, reference, write_random
 from nano import CONFIG, MODELS, ROOT, draw_scene
 
-from hobot_llamacpp_py.config import ChatConfig, DecoderConfig, SamplingConfig
+from hobot_llamacpp_py.config import ChatConfig, DecoderConfig, EncoderConfig, SamplingConfig
 from hobot_llamacpp_py.engine import Chat, Engine, Request, Turn
 from hobot_llamacpp_py.engine.decoder import Decoder
 from hobot_llamacpp_py.errors import ModelFileError
@@ -233,7 +233,7 @@ def test_file_is_cut_off(tmp_path: Path, share: float) -> None:
 def test_file_is_no_encoder(path: Path, words: str) -> None:
     """A wrong path is answered with what the file is."""
     with pytest.raises(ModelFileError, match=words):
-        open_encoder(path, 0, 'mmproj')
+        open_encoder(path, 0, EncoderConfig(backend='mmproj'))
 
 
 @pytest.fixture(scope='module')
