@@ -46,6 +46,8 @@ class SamplingConfig:
     repeat_penalty: float = 1.0
     repeat_last_n: int = 64
     seed: int = -1
+    grammar: str = ''
+    """GBNF that the answer has to follow; empty: none."""
 
 
 @dataclass(frozen=True)

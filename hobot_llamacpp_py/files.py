@@ -7,9 +7,10 @@ from pathlib import Path
 
 import yaml
 
+from hobot_llamacpp_py.engine.grammar import schema_to_grammar
 from hobot_llamacpp_py.errors import ModelFileError, ParameterError
 
-__all__ = ['find_file', 'share_directory', 'system_prompt_text']
+__all__ = ['find_file', 'grammar_text', 'share_directory', 'system_prompt_text']
 
 PACKAGE = 'hobot_llamacpp_py'
 
@@ -54,11 +55,31 @@ def system_prompt_text(value: str) -> str:
     """
     if not value.endswith('.txt') or '\n' in value:
         return value
-    path = find_file('system_prompt', value)
+    return _read('system_prompt', value)
+
+
+def grammar_text(json_schema: str, grammar: str) -> str:
+    """Return the GBNF grammar of the answer, empty for none; both values may be files' names.
+
+    Raises:
+        ModelFileError: a file does not exist.
+        ParameterError: both are given, a file cannot be read, or a schema cannot be a grammar.
+    """
+    if json_schema and grammar:
+        raise ParameterError('json_schema and grammar exclude each other: empty one of them')
+    if json_schema:
+        inline = json_schema.lstrip().startswith(('{', '['))
+        return schema_to_grammar(json_schema if inline else _read('json_schema', json_schema))
+    inline = '::=' in grammar or not grammar
+    return grammar if inline else _read('grammar', grammar)
+
+
+def _read(parameter: str, name: str) -> str:
+    path = find_file(parameter, name)
     try:
         return path.read_text('utf-8-sig').strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ParameterError(f'system_prompt: {path} cannot be read: {error}') from None
+        raise ParameterError(f'{parameter}: {path} cannot be read: {error}') from None
 
 
 def _folders() -> list[Path]:

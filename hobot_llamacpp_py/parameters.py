@@ -217,8 +217,12 @@ class Parameters:
         ' the same',
         runtime=True,
     )
-    json_schema: str = _param('', 'JSON Schema of the answer, a file or inline')
-    grammar: str = _param('', 'GBNF grammar of the answer, a file or inline')
+    json_schema: str = _param(
+        '', 'JSON Schema that the answer follows, inline or a file; empty: none', runtime=True
+    )
+    grammar: str = _param(
+        '', 'GBNF grammar that the answer follows, inline or a file; empty: none', runtime=True
+    )
     # Ours: the encoder.
     encoder_backend: str = _param(
         'auto', 'backend of the vision encoder; auto: by the suffix', choices=BACKENDS
@@ -263,8 +267,8 @@ class Parameters:
             timeout=self.encoder_timeout,
         )
 
-    def chat_config(self, system_prompt: str) -> ChatConfig:
-        """Return what concerns the conversation; the system prompt is text, not a file."""
+    def chat_config(self, system_prompt: str, grammar: str = '') -> ChatConfig:
+        """Return what concerns the conversation; both arguments are texts, not files."""
         automatic = 0 if self.feed_type == 1 else -1
         return ChatConfig(
             system_prompt=system_prompt,
@@ -275,7 +279,9 @@ class Parameters:
                 **{
                     field.name: getattr(self, field.name)
                     for field in dataclasses.fields(SamplingConfig)
-                }
+                    if field.name != 'grammar'
+                },
+                grammar=grammar,
             ),
         )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ import numpy.typing as npt
 from hobot_llamacpp_py.config import DecoderConfig, SamplingConfig
 from hobot_llamacpp_py.engine.prompt_format import Special, Text
 from hobot_llamacpp_py.engine.speculation import MAX_DRAFT
-from hobot_llamacpp_py.errors import CancelledError, InferenceError, ModelFileError
+from hobot_llamacpp_py.errors import CancelledError, InferenceError, ModelFileError, ParameterError
 
 __all__ = ['CancelToken', 'Decoder', 'Sampler', 'Segment']
 
@@ -47,6 +48,7 @@ _NOT_PLAIN = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USE
 _INT32_P = ctypes.POINTER(ctypes.c_int32)
 _INT8_P = ctypes.POINTER(ctypes.c_int8)
 _FLOAT_P = ctypes.POINTER(ctypes.c_float)
+_CANDIDATE = np.dtype([('id', np.int32), ('logit', np.float32), ('p', np.float32)])
 
 # llama.cpp asks `bool callback(void *data)` between any two operations whether to stop. The C
 # library's strlen answers that: non-zero if and only if the first byte at `data` is set. No
@@ -363,9 +365,17 @@ class Decoder:
 
     # -- lifetime --------------------------------------------------------------------------------
 
+    def check_grammar(self, grammar: str) -> None:
+        """Check that llama.cpp can use a GBNF grammar; from any thread.
+
+        Raises:
+            ParameterError: it cannot, and why.
+        """
+        llama_cpp.llama_sampler_free(_grammar_sampler(self._vocab, grammar))
+
     def sampler(self, config: SamplingConfig) -> Sampler:
         """Make a sampler chain for this decoder; the caller closes it."""
-        return Sampler(self._context, self.n_vocab, self.n_ctx, config)
+        return Sampler(self._context, self._vocab, self.n_ctx, config)
 
     def close(self) -> None:
         """Free context and model; closing again does no harm."""
@@ -384,14 +394,27 @@ class Decoder:
 
 
 class Sampler:
-    """A sampler chain in llama.cpp: made once for a configuration, then called for each token."""
+    """A sampler chain in llama.cpp: made once for a configuration, then called for each token.
 
-    def __init__(self, context: Any, n_vocab: int, n_ctx: int, config: SamplingConfig) -> None:
+    Raises:
+        ParameterError: the grammar is none.
+    """
+
+    def __init__(self, context: Any, vocab: Any, n_ctx: int, config: SamplingConfig) -> None:
         self.config = config
         self._context = context
+        self._candidates: npt.NDArray[Any] | None = None
+        n_vocab = llama_cpp.llama_vocab_n_tokens(vocab)
+        first = []
+        if config.grammar:
+            first.append(_grammar_sampler(vocab, config.grammar))
+            self._candidates = np.zeros(n_vocab, _CANDIDATE)
+            self._ids = np.arange(n_vocab, dtype=np.int32)
         self._chain = llama_cpp.llama_sampler_chain_init(
             llama_cpp.llama_sampler_chain_default_params()
         )
+        for link in first:
+            self._add(link)
         if config.repeat_penalty != 1.0 and config.repeat_last_n != 0:
             # llama.cpp takes -1 for none at all, and not, as its users do, for the whole context.
             # And it allocates what it is told: no more than there can be.
@@ -415,7 +438,23 @@ class Sampler:
 
     def sample(self, row: int = -1) -> int:
         """Pick the next token from the logits of a row of the last decode, and accept it."""
+        if self._candidates is not None:
+            return self._sample_allowed(self._candidates, row)
         return int(llama_cpp.llama_sampler_sample(self._chain, self._context, row))
+
+    def _sample_allowed(self, candidates: npt.NDArray[Any], row: int) -> int:
+        """Pick a token with the grammar; one that it does not allow would end the process."""
+        logits = llama_cpp.llama_get_logits_ith(self._context, row)
+        candidates['id'], candidates['p'] = self._ids, 0
+        candidates['logit'] = np.ctypeslib.as_array(logits, (len(candidates),))
+        data = _pointer(candidates, ctypes.POINTER(llama_cpp.llama_token_data))
+        array = llama_cpp.llama_token_data_array(data=data, size=len(candidates), selected=-1)
+        llama_cpp.llama_sampler_apply(self._chain, ctypes.byref(array))
+        chosen = array.data[array.selected] if array.selected >= 0 else None
+        if chosen is None or not math.isfinite(chosen.logit):
+            raise InferenceError('the model has no token that the grammar allows here')
+        llama_cpp.llama_sampler_accept(self._chain, chosen.id)
+        return int(chosen.id)
 
     def reset(self) -> None:
         """Forget accepted tokens and start the random numbers again from the seed."""
@@ -426,6 +465,17 @@ class Sampler:
         if self._chain:
             llama_cpp.llama_sampler_free(self._chain)
             self._chain = None
+
+
+def _grammar_sampler(vocab: Any, grammar: str) -> Any:
+    _errors.clear()
+    sampler = llama_cpp.llama_sampler_init_grammar(vocab, grammar.encode(), b'root')
+    if not sampler:
+        raise ParameterError(
+            f'the grammar is no GBNF with a rule named root: {_first_error()}; where llama.cpp'
+            ' knows more, it is on stderr'
+        )
+    return sampler
 
 
 def _pointer(array: npt.NDArray[Any], kind: Any) -> Any:

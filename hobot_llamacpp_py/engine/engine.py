@@ -38,7 +38,7 @@ from hobot_llamacpp_py.engine.prompt_format import (
     Turn,
     vlm_format,
 )
-from hobot_llamacpp_py.engine.repetition import RepetitionGuard
+from hobot_llamacpp_py.engine.repetition import NoGuard, RepetitionGuard
 from hobot_llamacpp_py.engine.speculation import CONTEXT, Drafter
 from hobot_llamacpp_py.errors import CancelledError, InferenceError, ModelFileError, PromptError
 from hobot_llamacpp_py.vision.embedding_cache import EmbeddingCache, Embeddings
@@ -282,8 +282,11 @@ class Engine:
             # 1. Keep what the KV cache holds already, decode the rest.
             self._prefill(elements, stats, cancel)
             # 2. Sample until the model, the limits or the user end the answer.
-            utf8 = codecs.getincrementaldecoder('utf-8')('replace')
-            guard = RepetitionGuard()
+            is_constrained = bool(request.sampling.grammar)
+            # A replacement character would not be what the grammar has allowed.
+            on_error = 'strict' if is_constrained else 'replace'
+            utf8 = codecs.getincrementaldecoder('utf-8')(on_error)
+            guard = NoGuard() if is_constrained else RepetitionGuard()
             shown_tokens = 0
             decode_started = time.perf_counter()
             for token in self._sample(request, stats):
@@ -308,6 +311,8 @@ class Engine:
                 answer.finish = 'context'
         except CancelledError:
             answer.finish = 'cancelled'
+        except UnicodeDecodeError:
+            raise InferenceError('the model gave bytes that are no UTF-8 text') from None
         else:
             stats.decode_s = time.perf_counter() - decode_started
             if piece := guard.finish():
@@ -408,6 +413,7 @@ class Engine:
         if self._sampler is None or self._sampler.config != config:
             if self._sampler is not None:
                 self._sampler.close()
+                self._sampler = None
             self._sampler = self.decoder.sampler(config)
         self._sampler.reset()
         return self._sampler

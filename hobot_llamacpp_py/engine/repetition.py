@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ['RepetitionGuard']
+__all__ = ['NoGuard', 'RepetitionGuard']
 
 _END = re.compile(r'[。！？!?…\n]+|\.(?=\s)')
 _LIST_NUMBER = re.compile(r'\s*\d+\.')
@@ -89,3 +89,17 @@ class RepetitionGuard:
 def _is_line(sentence: str) -> bool:
     """Tell whether a sentence was ended by a line break alone."""
     return not re.search(r'[。！？!?….]["”’』」）)]*\s*$', sentence)
+
+
+class NoGuard:
+    """Passes everything on: what follows a grammar may repeat itself, and ends by itself."""
+
+    repeated = False
+
+    def feed(self, text: str) -> str:
+        """Return the text."""
+        return text
+
+    def finish(self) -> str:
+        """Return nothing: nothing was withheld."""
+        return ''

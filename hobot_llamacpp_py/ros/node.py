@@ -18,7 +18,7 @@ from std_srvs.srv import Trigger
 
 from hobot_llamacpp_py.engine.engine import Answer, Engine, Stats
 from hobot_llamacpp_py.errors import ModelFileError, ParameterError, VlmError
-from hobot_llamacpp_py.files import find_file, system_prompt_text
+from hobot_llamacpp_py.files import find_file, grammar_text, system_prompt_text
 from hobot_llamacpp_py.parameters import Parameters, specs
 from hobot_llamacpp_py.ros.diagnostics import PERIOD, Diagnostics, timings
 from hobot_llamacpp_py.ros.images import (
@@ -142,11 +142,8 @@ class LlamacppNode(Node):
                 self.get_logger().warning(f'there is no parameter {name}{hint}')
 
     def _check_supported(self, parameters: Parameters) -> None:
-        """Say at once what this version cannot do, instead of doing something else."""
-        if parameters.json_schema or parameters.grammar:
-            raise ParameterError(
-                'json_schema and grammar are not part of this version; leave them empty'
-            )
+        """Say at once what does not go together, instead of doing something else."""
+        grammar_text(parameters.json_schema, parameters.grammar)
         if parameters.pre_infer and parameters.feed_type == 2:
             self.get_logger().warning('pre_infer has no effect in a text chat')
         if parameters.once and not parameters.user_prompt:
@@ -268,6 +265,9 @@ class LlamacppNode(Node):
         try:
             parameters = self._settings.replaced(values)
             system_prompt_text(parameters.system_prompt)
+            grammar = grammar_text(parameters.json_schema, parameters.grammar)
+            if grammar and self._engine is not None:
+                self._engine.decoder.check_grammar(grammar)
         except VlmError as error:
             return SetParametersResult(successful=False, reason=str(error))
         prompt = parameters.user_prompt if 'user_prompt' in values else ''

@@ -13,7 +13,7 @@ from hobot_llamacpp_py.engine.chat import Chat
 from hobot_llamacpp_py.engine.decoder import CancelToken
 from hobot_llamacpp_py.engine.engine import Answer, Engine
 from hobot_llamacpp_py.errors import CancelledError, PromptError, one_line
-from hobot_llamacpp_py.files import system_prompt_text
+from hobot_llamacpp_py.files import grammar_text, system_prompt_text
 from hobot_llamacpp_py.parameters import Parameters
 from hobot_llamacpp_py.ros.images import Frame
 from hobot_llamacpp_py.ros.inbox import Inbox, Work
@@ -25,6 +25,12 @@ __all__ = ['Listener', 'Worker']
 
 log = logging.getLogger(__name__)
 
+# Of an answer that has to follow a grammar, by its finish.
+_CUT = {
+    'length': 'the answer is not complete, it was cut at max_tokens: ',
+    'context': 'the answer is not complete, the context (n_ctx) is full: ',
+    'cancelled': 'the answer is not complete, it was cancelled: ',
+}
 PUNCTUATION = ' \t\n,.!?;:，。！？；：、…~～'
 
 
@@ -151,7 +157,10 @@ class Worker(threading.Thread):
 
     def _prepare(self, engine: Engine) -> None:
         """Do before the first prompt what can be done: the system prompt, and a local image."""
-        self._chat = Chat(engine, _chat_config(self.parameters))
+        config = _chat_config(self.parameters)
+        if config.sampling.grammar:
+            engine.decoder.check_grammar(config.sampling.grammar)
+        self._chat = Chat(engine, config)
         if self.parameters.feed_type == 0:
             self._local = see(None, lambda: self._read_image(engine))
         self._prepare_sight(self._local)
@@ -230,6 +239,8 @@ class Worker(threading.Thread):
             if answer.finish == 'cancelled':
                 raise CancelledError('cancelled before the first word')
             raise PromptError('the model gave an empty answer')
+        if self._chat.config.sampling.grammar and answer.finish != 'stop':
+            raise PromptError(_CUT[answer.finish] + answer.text)
         times = steps(sight, watch.read(), answer.stats)
         self._listener.on_answer(prompt, answer, sight and sight.frame, times)
 
@@ -250,7 +261,10 @@ class Worker(threading.Thread):
 
 
 def _chat_config(parameters: Parameters) -> ChatConfig:
-    return parameters.chat_config(system_prompt_text(parameters.system_prompt))
+    return parameters.chat_config(
+        system_prompt_text(parameters.system_prompt),
+        grammar_text(parameters.json_schema, parameters.grammar),
+    )
 
 
 def _words(text: str) -> set[str]:

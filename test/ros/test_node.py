@@ -290,6 +290,62 @@ class TestPreInference:
             robot.wait_for(lambda: int(robot.status['KV cells reused']) >= 64, 'diagnostics')
 
 
+class TestConstrainedAnswers:
+    """json_schema and grammar: the answer has the form that was asked for."""
+
+    SCHEMA = json.dumps(
+        {
+            'type': 'object',
+            'properties': {
+                'color': {'enum': ['red', 'green', 'blue', 'yellow', 'purple', 'orange']},
+                'count': {'type': 'integer'},
+            },
+            'required': ['color', 'count'],
+        }
+    )
+
+    def test_json_schema(self, start: Start, tmp_path: Path) -> None:
+        """From a file at start and inline at run time; refused schemas change nothing."""
+        (tmp_path / 'answer.json').write_text(self.SCHEMA)
+        with start(image=CONFIG / 'image2.jpg', json_schema=tmp_path / 'answer.json') as robot:
+            robot.wait_until_ready()
+            first = json.loads(robot.ask(DESCRIBE))
+            assert set(first) == {'color', 'count'}
+            assert isinstance(first['count'], int)
+            bad = json.dumps({'type': 'integer', 'minimum': 1})
+            ok, reason = robot.set_parameter('json_schema', bad)
+            assert (ok, "the keyword 'minimum' is not supported" in reason) == (False, True)
+            assert set(json.loads(robot.ask(DESCRIBE))) == {'color', 'count'}
+            assert robot.set_parameter('json_schema', '{"enum": ["yes", "no"]}') == (True, '')
+            assert json.loads(robot.ask(DESCRIBE)) in ('yes', 'no')
+            ok, reason = robot.set_parameter('grammar', 'root ::= "a"')
+            assert (ok, 'exclude each other' in reason) == (False, True)
+            assert robot.set_parameter('json_schema', '') == (True, '')
+            ok, reason = robot.set_parameter('grammar', 'root ::= nothing')
+            assert (ok, 'the grammar is no GBNF' in reason) == (False, True)
+            assert robot.set_parameter('grammar', 'root ::= "a star" " and"+') == (True, '')
+            assert robot.set_parameter('max_tokens', 6) == (True, '')
+            text = robot.ask(DESCRIBE)
+            assert text.startswith('[error] the answer is not complete, it was cut at max_tokens:')
+            assert text.endswith(' a star')
+            assert robot.set_parameter('grammar', '') == (True, '')
+            assert robot.set_parameter('max_tokens', 256) == (True, '')
+            assert robot.ask(DESCRIBE).startswith('There is a yellow star at the top')
+
+    @pytest.mark.parametrize(
+        ('options', 'words'),
+        [
+            ({'json_schema': 'nowhere.json'}, 'json_schema: no such file'),
+            ({'grammar': 'nowhere.gbnf'}, 'grammar: no such file'),
+        ],
+    )
+    def test_refused_at_start(self, start: Start, options: dict[str, str], words: str) -> None:
+        """A file that is not there ends the node with one line."""
+        with start(image=CONFIG / 'image2.jpg', **options) as robot:
+            assert robot.wait_for_end() == 1
+            assert words in robot.log
+
+
 def test_similar_frames_are_one(start: Start) -> None:
     """With frame_reuse_threshold a frame that hardly differs is not encoded again."""
     scene, bgr = draw_scene(76)
