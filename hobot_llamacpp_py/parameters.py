@@ -227,10 +227,17 @@ class Parameters:
     encoder_backend: str = _param(
         'auto', 'backend of the vision encoder; auto: by the suffix', choices=BACKENDS
     )
-    bpu_core: int = _param(0, 'BPU core; 0: any', at_least=0, at_most=7)
-    bpu_priority: int = _param(0, 'BPU priority', at_least=0, at_most=255)
+    bpu_core: int = _param(
+        0, 'BPU core of the encoder; 0: any; 1: the first, and so on', at_least=0, at_most=7
+    )
+    bpu_priority: int = _param(
+        0, 'BPU priority of the encoder; 255: the most urgent', at_least=0, at_most=255
+    )
     encoder_timeout: float = _param(
-        30.0, 'seconds after which a running encoder counts as hung', at_least=0.1, at_most=86400
+        30.0,
+        'seconds after which a running BPU or mmproj encoder counts as hung and is started again',
+        at_least=0.1,
+        at_most=86400,
     )
 
     @classmethod
