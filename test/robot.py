@@ -198,9 +198,9 @@ class Robot:
         """Call one of the node's own services."""
         return self._call(Trigger, f'/llamacpp_node/{service}', Trigger.Request())
 
-    def set_parameter(self, name: str, value: str | int | float) -> tuple[bool, str]:
+    def set_parameter(self, name: str, value: str | int | float | bool) -> tuple[bool, str]:
         """Set a parameter as `ros2 param set` does; return success and reason."""
-        types = {str: 'STRING', int: 'INTEGER', float: 'DOUBLE'}
+        types = {str: 'STRING', int: 'INTEGER', float: 'DOUBLE', bool: 'BOOL'}
         kind = types[type(value)]
         field = {f'{kind.lower()}_value': value}
         wrapped = ParameterValue(type=getattr(ParameterType, f'PARAMETER_{kind}'), **field)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import s100
 import x5
-from nano import answer, draw_scene
+from nano import CONFIG, answer, draw_scene
 from robot import Robot
 
 QUESTION = 'Describe the image.'
@@ -91,6 +91,22 @@ def test_encoder_ends_with_a_killed_node(start: Callable[..., Robot], slow_model
         assert select.select([descriptor], [], [], 60)[0]
         assert runs(log, 'end') == before
         os.close(descriptor)
+
+
+def test_public_pair(start: Callable[..., Robot]) -> None:
+    """A GGUF pair with an mmproj file sees, draws on the KV cache and drafts repeated answers."""
+    scene, bgr = draw_scene(11)
+    model = CONFIG / 'mmproj-nano_smolvlm.gguf'
+    with start('smolvlm', feed_type=1, model_file_name=model) as robot:
+        robot.wait_until_ready().show(bgr)
+        for _ in range(2):
+            assert robot.ask(QUESTION) == answer(scene, QUESTION)
+        robot.wait_for(lambda: int(robot.status['tokens accepted']) > 0, 'speculation')
+        assert int(robot.status['KV cells reused']) >= 64
+        assert int(robot.status['tokens drafted']) >= int(robot.status['tokens accepted'])
+        assert robot.set_parameter('speculative', False) == (True, '')
+        assert robot.ask(QUESTION) == answer(scene, QUESTION)
+        robot.wait_for(lambda: robot.status['tokens drafted'] == '0', 'its end')
 
 
 def test_emulated_board(
