@@ -14,8 +14,10 @@ PACKAGE = ROOT / 'hobot_llamacpp_py'
 BINDINGS = {
     'onnxruntime': {'vision/onnx.py'},
     'llama_cpp': {
+        'llama_log.py',
         'engine/decoder.py',
         'engine/grammar.py',
+        'engine/sampler.py',
         'tools/bench.py',
         'vision/mmproj.py',
     },

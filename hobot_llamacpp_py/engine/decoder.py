@@ -1,14 +1,12 @@
-"""The text decoder: tokens and embeddings in, sampled tokens out, over llama.cpp's C API.
+"""The text decoder: tokens and embeddings in, logits out, over llama.cpp's C API.
 
-One model, one context, one sequence. All ctypes of llama.cpp live here. Not thread-safe; only a
+One model, one context, one sequence. Not thread-safe; only a
 `CancelToken` may be set from any thread at any time.
 """
 
 from __future__ import annotations
 
 import ctypes
-import logging
-import math
 import os
 import re
 from collections.abc import Sequence
@@ -21,12 +19,12 @@ import numpy.typing as npt
 
 from hobot_llamacpp_py.config import DecoderConfig, SamplingConfig
 from hobot_llamacpp_py.engine.prompt_format import Special, Text
+from hobot_llamacpp_py.engine.sampler import Sampler, grammar_sampler
 from hobot_llamacpp_py.engine.speculation import MAX_DRAFT
-from hobot_llamacpp_py.errors import CancelledError, InferenceError, ModelFileError, ParameterError
+from hobot_llamacpp_py.errors import CancelledError, InferenceError, ModelFileError
+from hobot_llamacpp_py.llama_log import first_error, forget_errors, on_llama_log
 
-__all__ = ['CancelToken', 'Decoder', 'Sampler', 'Segment']
-
-log = logging.getLogger(__name__)
+__all__ = ['CancelToken', 'Decoder', 'Segment']
 
 # What `prefill` takes: token ids, or image embeddings float32 [n_tokens, n_embd].
 Segment = Sequence[int] | npt.NDArray[np.float32]
@@ -43,28 +41,15 @@ FLASH_ATTN_TYPES = {
     'off': llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED,
 }
 _ABORTED = 2  # llama_decode's return code
-_LOG_LEVEL_ERROR = 4  # GGML_LOG_LEVEL_ERROR
 _NOT_PLAIN = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
 _INT32_P = ctypes.POINTER(ctypes.c_int32)
 _INT8_P = ctypes.POINTER(ctypes.c_int8)
 _FLOAT_P = ctypes.POINTER(ctypes.c_float)
-_CANDIDATE = np.dtype([('id', np.int32), ('logit', np.float32), ('p', np.float32)])
 
 # llama.cpp asks `bool callback(void *data)` between any two operations whether to stop. The C
 # library's strlen answers that: non-zero if and only if the first byte at `data` is set. No
 # Python runs inside a decode, so the question costs nothing and never waits for the GIL.
 _abort_if_set = ctypes.cast(ctypes.CDLL(None).strlen, llama_cpp.ggml_abort_callback)
-
-_errors: list[str] = []
-
-
-@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
-def _on_llama_log(level: int, text: bytes, _: Any) -> None:
-    message = text.decode('utf-8', 'replace').strip()
-    if level == _LOG_LEVEL_ERROR:
-        _errors.append(message)
-    if message:
-        log.debug('llama.cpp: %s', message)
 
 
 class CancelToken:
@@ -97,7 +82,7 @@ class Decoder:
         self._model = self._context = None
         self.path = Path(path)
         self.n_threads = min(config.n_threads, len(os.sched_getaffinity(0)))
-        llama_cpp.llama_log_set(_on_llama_log, ctypes.c_void_p(0))
+        llama_cpp.llama_log_set(on_llama_log, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
         try:
             self._load_model()
@@ -121,11 +106,11 @@ class Decoder:
                 f'{self.path} is not a GGUF file (it starts with {magic!r});'
                 ' download it again, a git-lfs pointer or an error page may stand in its place'
             )
-        _errors.clear()
+        forget_errors()
         params = llama_cpp.llama_model_default_params()
         self._model = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
         if not self._model:
-            raise ModelFileError(f'llama.cpp cannot load {self.path}: {_first_error()}')
+            raise ModelFileError(f'llama.cpp cannot load {self.path}: {first_error()}')
         self._vocab: Any = llama_cpp.llama_model_get_vocab(self._model)
         self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
         self.n_embd: int = llama_cpp.llama_model_n_embd(self._model)
@@ -148,10 +133,10 @@ class Decoder:
         params.type_k = params.type_v = KV_CACHE_TYPES[config.kv_cache_type]
         params.no_perf = True
         params.swa_full = True  # else a tail could be dropped, but what it had pushed out is gone
-        _errors.clear()
+        forget_errors()
         self._context = llama_cpp.llama_init_from_model(self._model, params)
         if not self._context:
-            reason = _first_error()
+            reason = first_error()
             raise ModelFileError(
                 f'llama.cpp cannot make a context of n_ctx {config.n_ctx} for {self.path}:'
                 f' {reason}'
@@ -331,8 +316,8 @@ class Decoder:
         if code == 0:
             self.n_past += batch.n_tokens
             return
-        reason = _first_error()
-        _errors.clear()
+        reason = first_error()
+        forget_errors()
         # Some of the batch may have been processed: forget it, so that n_past stays the truth.
         self.trim(self.n_past)
         if code == _ABORTED:
@@ -371,7 +356,7 @@ class Decoder:
         Raises:
             ParameterError: it cannot, and why.
         """
-        llama_cpp.llama_sampler_free(_grammar_sampler(self._vocab, grammar))
+        llama_cpp.llama_sampler_free(grammar_sampler(self._vocab, grammar))
 
     def sampler(self, config: SamplingConfig) -> Sampler:
         """Make a sampler chain for this decoder; the caller closes it."""
@@ -393,96 +378,6 @@ class Decoder:
         self.close()
 
 
-class Sampler:
-    """A sampler chain in llama.cpp: made once for a configuration, then called for each token.
-
-    Raises:
-        ParameterError: the grammar is none.
-    """
-
-    def __init__(self, context: Any, vocab: Any, n_ctx: int, config: SamplingConfig) -> None:
-        self.config = config
-        self._context = context
-        self._candidates: npt.NDArray[Any] | None = None
-        n_vocab = llama_cpp.llama_vocab_n_tokens(vocab)
-        first = []
-        if config.grammar:
-            first.append(_grammar_sampler(vocab, config.grammar))
-            self._candidates = np.zeros(n_vocab, _CANDIDATE)
-            self._ids = np.arange(n_vocab, dtype=np.int32)
-        self._chain = llama_cpp.llama_sampler_chain_init(
-            llama_cpp.llama_sampler_chain_default_params()
-        )
-        for link in first:
-            self._add(link)
-        if config.repeat_penalty != 1.0 and config.repeat_last_n != 0:
-            # llama.cpp takes -1 for none at all, and not, as its users do, for the whole context.
-            # And it allocates what it is told: no more than there can be.
-            last_n = n_ctx if config.repeat_last_n < 0 else min(config.repeat_last_n, n_ctx)
-            self._add(
-                llama_cpp.llama_sampler_init_penalties(
-                    n_vocab, last_n, config.repeat_penalty, 0.0, 0.0
-                )
-            )
-        if config.temperature <= 0:
-            self._add(llama_cpp.llama_sampler_init_greedy())
-            return
-        self._add(llama_cpp.llama_sampler_init_top_k(config.top_k))
-        self._add(llama_cpp.llama_sampler_init_top_p(config.top_p, 1))
-        self._add(llama_cpp.llama_sampler_init_min_p(config.min_p, 1))
-        self._add(llama_cpp.llama_sampler_init_temp(config.temperature))
-        self._add(llama_cpp.llama_sampler_init_dist(config.seed & 0xFFFFFFFF))
-
-    def _add(self, link: Any) -> None:
-        llama_cpp.llama_sampler_chain_add(self._chain, link)
-
-    def sample(self, row: int = -1) -> int:
-        """Pick the next token from the logits of a row of the last decode, and accept it."""
-        if self._candidates is not None:
-            return self._sample_allowed(self._candidates, row)
-        return int(llama_cpp.llama_sampler_sample(self._chain, self._context, row))
-
-    def _sample_allowed(self, candidates: npt.NDArray[Any], row: int) -> int:
-        """Pick a token with the grammar; one that it does not allow would end the process."""
-        logits = llama_cpp.llama_get_logits_ith(self._context, row)
-        candidates['id'], candidates['p'] = self._ids, 0
-        candidates['logit'] = np.ctypeslib.as_array(logits, (len(candidates),))
-        data = _pointer(candidates, ctypes.POINTER(llama_cpp.llama_token_data))
-        array = llama_cpp.llama_token_data_array(data=data, size=len(candidates), selected=-1)
-        llama_cpp.llama_sampler_apply(self._chain, ctypes.byref(array))
-        chosen = array.data[array.selected] if array.selected >= 0 else None
-        if chosen is None or not math.isfinite(chosen.logit):
-            raise InferenceError('the model has no token that the grammar allows here')
-        llama_cpp.llama_sampler_accept(self._chain, chosen.id)
-        return int(chosen.id)
-
-    def reset(self) -> None:
-        """Forget accepted tokens and start the random numbers again from the seed."""
-        llama_cpp.llama_sampler_reset(self._chain)
-
-    def close(self) -> None:
-        """Free the chain; closing again does no harm."""
-        if self._chain:
-            llama_cpp.llama_sampler_free(self._chain)
-            self._chain = None
-
-
-def _grammar_sampler(vocab: Any, grammar: str) -> Any:
-    _errors.clear()
-    sampler = llama_cpp.llama_sampler_init_grammar(vocab, grammar.encode(), b'root')
-    if not sampler:
-        raise ParameterError(
-            f'the grammar is no GBNF with a rule named root: {_first_error()}; where llama.cpp'
-            ' knows more, it is on stderr'
-        )
-    return sampler
-
-
 def _pointer(array: npt.NDArray[Any], kind: Any) -> Any:
     """Return a C pointer to an array's data; the array must outlive its use."""
     return array.ctypes.data_as(kind)
-
-
-def _first_error() -> str:
-    """Return the cause; the errors that follow it only say that the call failed."""
-    return _errors[0] if _errors else 'no reason given'

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hobot_llamacpp_py.config import DecoderConfig, EncoderConfig, SamplingConfig
-from hobot_llamacpp_py.engine.decoder import CancelToken, Decoder, Sampler
+from hobot_llamacpp_py.engine.decoder import CancelToken, Decoder
 from hobot_llamacpp_py.engine.kv_prefix import (
     Element,
     ImageSpan,
@@ -39,6 +39,7 @@ from hobot_llamacpp_py.engine.prompt_format import (
     vlm_format,
 )
 from hobot_llamacpp_py.engine.repetition import NoGuard, RepetitionGuard
+from hobot_llamacpp_py.engine.sampler import Sampler
 from hobot_llamacpp_py.engine.speculation import CONTEXT, Drafter
 from hobot_llamacpp_py.errors import CancelledError, InferenceError, ModelFileError, PromptError
 from hobot_llamacpp_py.vision.embedding_cache import EmbeddingCache, Embeddings

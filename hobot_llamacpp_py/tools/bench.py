@@ -25,10 +25,11 @@ import numpy.typing as npt
 
 from hobot_llamacpp_py.config import ChatConfig, DecoderConfig, EncoderConfig, SamplingConfig
 from hobot_llamacpp_py.engine.chat import Chat
-from hobot_llamacpp_py.engine.decoder import Decoder, Sampler
+from hobot_llamacpp_py.engine.decoder import Decoder
 from hobot_llamacpp_py.engine.engine import Answer, Engine
 from hobot_llamacpp_py.engine.kv_prefix import ImageSpan, grouped
 from hobot_llamacpp_py.engine.prompt_format import Turn
+from hobot_llamacpp_py.engine.sampler import Sampler
 from hobot_llamacpp_py.engine.speculation import Drafter
 from hobot_llamacpp_py.errors import VlmError
 from hobot_llamacpp_py.tools.bench_model import write_model

@@ -8,7 +8,6 @@ any other encoder do.
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 import struct
 from collections.abc import Iterator
@@ -21,14 +20,11 @@ import numpy as np
 import numpy.typing as npt
 
 from hobot_llamacpp_py.errors import InferenceError, ModelFileError
+from hobot_llamacpp_py.llama_log import first_error, forget_errors, on_llama_log
 from hobot_llamacpp_py.vision.gguf_header import GgufHeader
 from hobot_llamacpp_py.vision.tensors import as_embeddings
 
 __all__ = ['MmprojEncoder']
-
-log = logging.getLogger(__name__)
-
-_LOG_LEVEL_ERROR = 4  # GGML_LOG_LEVEL_ERROR
 
 # By the projector's name in the file: its model_type, the model's name, and the matrix that gives
 # an image token its width.
@@ -38,17 +34,6 @@ _PROJECTORS = {
 }
 _POSITIONS = 'v.position_embd.weight'
 _STRING, _ARRAY = 8, 9  # types of GGUF values
-
-_errors: list[str] = []
-
-
-@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
-def _on_log(level: int, text: bytes, _: Any) -> None:
-    message = text.decode('utf-8', 'replace').strip()
-    if level == _LOG_LEVEL_ERROR:
-        _errors.append(message)
-    if message:
-        log.debug('libmtmd: %s', message)
 
 
 class MmprojEncoder:
@@ -76,8 +61,8 @@ class MmprojEncoder:
                 f' ({error}); install it again, or use an .onnx encoder'
             ) from None
         self._mtmd: Any = mtmd_cpp
-        self._mtmd.mtmd_log_set(_on_log, None)
-        _errors.clear()
+        self._mtmd.mtmd_log_set(on_llama_log, None)
+        forget_errors()
         try:
             self._vocabulary = _load_vocabulary()
             self._load(n_threads)
@@ -96,17 +81,17 @@ class MmprojEncoder:
             os.fsencode(self._path), self._vocabulary, params
         )
         if not self._context:
-            raise ModelFileError(f'libmtmd cannot load {self._path}: {_first_error()}')
+            raise ModelFileError(f'libmtmd cannot load {self._path}: {first_error()}')
 
     def encode(self, fitted: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return the embeddings of a fitted picture; the GIL is free meanwhile."""
         width, height = self.input_size
         rgb = np.zeros((height, width, 3), np.uint8)
         rgb[: fitted.shape[0], : fitted.shape[1]] = fitted[:, :, ::-1]
-        _errors.clear()
+        forget_errors()
         with self._image_chunk(rgb) as chunk:
             if self._mtmd.mtmd_encode_chunk(self._context, chunk):
-                raise InferenceError(f'{self._path}: libmtmd failed: {_first_error()}')
+                raise InferenceError(f'{self._path}: libmtmd failed: {first_error()}')
             output = self._mtmd.mtmd_get_output_embd(self._context)
             embeddings = np.ctypeslib.as_array(output, (self.n_tokens, self.n_embd)).copy()
         return as_embeddings(embeddings, self._path)
@@ -122,7 +107,7 @@ class MmprojEncoder:
         chunks = mtmd.mtmd_input_chunks_init()
         try:
             if mtmd.mtmd_tokenize(self._context, chunks, ctypes.byref(text), bitmaps, 1):
-                raise InferenceError(f'{self._path}: libmtmd failed: {_first_error()}')
+                raise InferenceError(f'{self._path}: libmtmd failed: {first_error()}')
             for i in range(mtmd.mtmd_input_chunks_size(chunks)):
                 chunk = mtmd.mtmd_input_chunks_get(chunks, i)
                 if mtmd.mtmd_input_chunk_get_type(chunk) == mtmd.MTMD_INPUT_CHUNK_TYPE_IMAGE:
@@ -210,10 +195,7 @@ def _load_vocabulary() -> Any:
     )
     params = llama_cpp.llama_model_default_params()
     params.vocab_only = True
-    # The decoder's log, if there is one in this process, gets its callback back.
-    callback, data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
-    llama_cpp.llama_log_get(ctypes.byref(callback), ctypes.byref(data))
-    llama_cpp.llama_log_set(_on_log, ctypes.c_void_p())
+    llama_cpp.llama_log_set(on_llama_log, ctypes.c_void_p())
     descriptor = os.memfd_create('vocabulary')
     try:
         with open(descriptor, 'wb', closefd=False) as file:
@@ -222,9 +204,8 @@ def _load_vocabulary() -> Any:
         model = llama_cpp.llama_model_load_from_file(b'/proc/self/fd/%d' % descriptor, params)
     finally:
         os.close(descriptor)
-        llama_cpp.llama_log_set(callback, data)
     if not model:
-        raise InferenceError(f'llama.cpp cannot make a vocabulary: {_first_error()}')
+        raise InferenceError(f'llama.cpp cannot make a vocabulary: {first_error()}')
     return model
 
 
@@ -234,8 +215,3 @@ def _entry(key: str, kind: int, value: bytes) -> bytes:
 
 def _string(text: str) -> bytes:
     return struct.pack('<Q', len(text)) + text.encode()
-
-
-def _first_error() -> str:
-    """Return the cause; the errors that follow it only say that the call failed."""
-    return _errors[0] if _errors else 'no reason given'

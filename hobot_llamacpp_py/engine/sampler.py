@@ -1,0 +1,109 @@
+"""The sampler chain: it picks the next token from the logits of a decoded position."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from typing import Any
+
+import llama_cpp
+import numpy as np
+import numpy.typing as npt
+
+from hobot_llamacpp_py.config import SamplingConfig
+from hobot_llamacpp_py.errors import InferenceError, ParameterError
+from hobot_llamacpp_py.llama_log import first_error, forget_errors
+
+__all__ = ['Sampler', 'grammar_sampler']
+
+_CANDIDATE = np.dtype([('id', np.int32), ('logit', np.float32), ('p', np.float32)])
+
+
+class Sampler:
+    """A sampler chain in llama.cpp: made once for a configuration, then called for each token.
+
+    Raises:
+        ParameterError: the grammar is none.
+    """
+
+    def __init__(self, context: Any, vocab: Any, n_ctx: int, config: SamplingConfig) -> None:
+        self.config = config
+        self._context = context
+        self._candidates: npt.NDArray[Any] | None = None
+        n_vocab = llama_cpp.llama_vocab_n_tokens(vocab)
+        first = []
+        if config.grammar:
+            first.append(grammar_sampler(vocab, config.grammar))
+            self._candidates = np.zeros(n_vocab, _CANDIDATE)
+            self._ids = np.arange(n_vocab, dtype=np.int32)
+        self._chain = llama_cpp.llama_sampler_chain_init(
+            llama_cpp.llama_sampler_chain_default_params()
+        )
+        for link in first:
+            self._add(link)
+        if config.repeat_penalty != 1.0 and config.repeat_last_n != 0:
+            # llama.cpp takes -1 for none at all, and not, as its users do, for the whole context.
+            # And it allocates what it is told: no more than there can be.
+            last_n = n_ctx if config.repeat_last_n < 0 else min(config.repeat_last_n, n_ctx)
+            self._add(
+                llama_cpp.llama_sampler_init_penalties(
+                    n_vocab, last_n, config.repeat_penalty, 0.0, 0.0
+                )
+            )
+        if config.temperature <= 0:
+            self._add(llama_cpp.llama_sampler_init_greedy())
+            return
+        self._add(llama_cpp.llama_sampler_init_top_k(config.top_k))
+        self._add(llama_cpp.llama_sampler_init_top_p(config.top_p, 1))
+        self._add(llama_cpp.llama_sampler_init_min_p(config.min_p, 1))
+        self._add(llama_cpp.llama_sampler_init_temp(config.temperature))
+        self._add(llama_cpp.llama_sampler_init_dist(config.seed & 0xFFFFFFFF))
+
+    def _add(self, link: Any) -> None:
+        llama_cpp.llama_sampler_chain_add(self._chain, link)
+
+    def sample(self, row: int = -1) -> int:
+        """Pick the next token from the logits of a row of the last decode, and accept it."""
+        if self._candidates is not None:
+            return self._sample_allowed(self._candidates, row)
+        return int(llama_cpp.llama_sampler_sample(self._chain, self._context, row))
+
+    def _sample_allowed(self, candidates: npt.NDArray[Any], row: int) -> int:
+        """Pick a token with the grammar; one that it does not allow would end the process."""
+        logits = llama_cpp.llama_get_logits_ith(self._context, row)
+        candidates['id'], candidates['p'] = self._ids, 0
+        candidates['logit'] = np.ctypeslib.as_array(logits, (len(candidates),))
+        data = candidates.ctypes.data_as(ctypes.POINTER(llama_cpp.llama_token_data))
+        array = llama_cpp.llama_token_data_array(data=data, size=len(candidates), selected=-1)
+        llama_cpp.llama_sampler_apply(self._chain, ctypes.byref(array))
+        chosen = array.data[array.selected] if array.selected >= 0 else None
+        if chosen is None or not math.isfinite(chosen.logit):
+            raise InferenceError('the model has no token that the grammar allows here')
+        llama_cpp.llama_sampler_accept(self._chain, chosen.id)
+        return int(chosen.id)
+
+    def reset(self) -> None:
+        """Forget accepted tokens and start the random numbers again from the seed."""
+        llama_cpp.llama_sampler_reset(self._chain)
+
+    def close(self) -> None:
+        """Free the chain; closing again does no harm."""
+        if self._chain:
+            llama_cpp.llama_sampler_free(self._chain)
+            self._chain = None
+
+
+def grammar_sampler(vocab: Any, grammar: str) -> Any:
+    """Make llama.cpp's sampler of a GBNF grammar; the caller frees it.
+
+    Raises:
+        ParameterError: it is no grammar.
+    """
+    forget_errors()
+    sampler = llama_cpp.llama_sampler_init_grammar(vocab, grammar.encode(), b'root')
+    if not sampler:
+        raise ParameterError(
+            f'the grammar is no GBNF with a rule named root: {first_error()}; where llama.cpp'
+            ' knows more, it is on stderr'
+        )
+    return sampler
