@@ -15,7 +15,8 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,7 +81,8 @@ BARS = {
     'wrong drafts': Bar(
         True,
         0.97,
-        'tokens per second where every draft is wrong, by those without speculation',
+        'tokens per second where every draft is wrong, by those without speculation (each decode'
+        ' at the median time of its size)',
     ),
 }
 
@@ -255,23 +257,52 @@ class Bench:
     def speculation(self) -> dict[str, float]:
         """Measure answers given before, and drafts that are always wrong, against plain ones."""
         chat, picture = Chat(self.engine, ChatConfig(history_turns=0)), next(self._pictures)
-        n, repeated, wrong = self._n_answer, [], []
-        for _ in range(3 * self._rounds):
-            plain = self._ask(chat, picture, n)
+        n, repeated, plain_calls, misled_calls = self._n_answer, [], [], []
+        for _ in range(2 * self._rounds):
+            with _timed_decodes(self.decoder) as calls:
+                plain = self._ask(chat, picture, n)
+            plain_calls += calls
             self.engine._drafter = _misled(plain.tokens)
-            misled = self._ask(chat, picture, n, speculative=True)
+            with _timed_decodes(self.decoder) as calls:
+                misled = self._ask(chat, picture, n, speculative=True)
+            misled_calls += calls
             # Which in its turn has been remembered by now, and is given again.
             again = self._ask(chat, picture, n, speculative=True)
             for answer in (again, misled):
                 if answer.tokens != plain.tokens and self._is_stand_in:
                     raise VlmError('speculation has changed the answer')
             repeated.append(plain.stats.decode_s / again.stats.decode_s)
-            wrong.append(plain.stats.decode_s / misled.stats.decode_s)
         return {
             'repeated answer': statistics.median(repeated[1:]),
-            'wrong drafts': statistics.median(wrong[1:]),
+            'wrong drafts': _typical_time(plain_calls) / _typical_time(misled_calls),
             'accepted of drafted': again.stats.accepted / max(1, again.stats.drafted),
         }
+
+
+@contextmanager
+def _timed_decodes(decoder: Decoder) -> Iterator[list[tuple[int, float]]]:
+    """Note each decode of the block: how many tokens it drafted, and its seconds."""
+    calls: list[tuple[int, float]] = []
+    decode = decoder.decode
+
+    def timed(token: int, draft: Sequence[int] = ()) -> None:
+        started = time.perf_counter()
+        decode(token, draft)
+        calls.append((len(draft), time.perf_counter() - started))
+
+    decoder.decode = timed  # type: ignore[method-assign]
+    try:
+        yield calls
+    finally:
+        del decoder.decode
+
+
+def _typical_time(calls: list[tuple[int, float]]) -> float:
+    """Add up decodes at the median time of those of their size: a few outliers weigh nothing."""
+    seconds: dict[int, list[float]] = {}
+    for size, time_ in calls:
+        seconds.setdefault(size, []).append(time_)
+    return sum(len(times) * statistics.median(times) for times in seconds.values())
 
 
 def _bare_loop(decoder: Decoder, sampler: Sampler, n: int) -> float:
