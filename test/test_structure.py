@@ -16,7 +16,6 @@ BINDINGS = {
     'llama_cpp': {
         'llama_log.py',
         'engine/decoder.py',
-        'engine/grammar.py',
         'engine/sampler.py',
         'tools/bench.py',
         'vision/mmproj.py',

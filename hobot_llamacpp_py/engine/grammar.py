@@ -1,7 +1,9 @@
-"""Constrained answers: a JSON Schema becomes a GBNF grammar, of what it can hold for certain.
+"""Constrained answers: a JSON Schema becomes a GBNF grammar, of what a grammar can hold.
 
-llama-cpp-python converts schemas, but leaves out what it does not know without a word. So a schema
-is checked first: what would be left out, or come out wrong, is refused by name.
+llama-cpp-python has a converter, too. It leaves out what it does not know without a word, and what
+it makes of control characters, of definitions named like properties and of quotes in an enum lets
+answers through that do not validate. Here a schema is written out and checked in one go: what a
+grammar cannot hold is refused by name.
 """
 
 from __future__ import annotations
@@ -9,45 +11,98 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 from hobot_llamacpp_py.errors import ParameterError
 
-__all__ = ['KEYWORDS', 'schema_to_grammar']
+__all__ = ['KEYWORDS', 'check_grammar_text', 'schema_to_grammar']
 
-_NOTES = {'title', 'description', 'default', 'examples', 'deprecated', 'readOnly', 'writeOnly'}
-_NOTES |= {'$schema', '$id', '$comment', '$defs', 'definitions'}
-# The keywords by the kind of schema that they make; a schema is of one kind only.
-KEYWORDS = {
-    'object': {'type', 'properties', 'required', 'additionalProperties'},
-    'array': {'type', 'items', 'prefixItems', 'minItems', 'maxItems'},
-    'string': {'type', 'minLength', 'maxLength', 'format'},
-    'number': {'type'},
-    'integer': {'type'},
-    'boolean': {'type'},
-    'null': {'type'},
-    'enum': {'type', 'enum'},
-    'const': {'type', 'const'},
+KEYWORDS: dict[str, set[str]] = {
+    'object': {'properties', 'required', 'additionalProperties'},
+    'array': {'items', 'prefixItems', 'minItems', 'maxItems'},
+    'string': {'minLength', 'maxLength', 'format'},
+    'number': set(),
+    'integer': set(),
+    'boolean': set(),
+    'null': set(),
+    'enum': {'enum'},
+    'const': {'const'},
     'anyOf': {'anyOf'},
     '$ref': {'$ref'},
-    'types': {'type'},
 }
-"""What `json_schema` may contain, besides notes for the reader such as title and description."""
+"""What a schema of each kind may contain besides `type` and notes for the reader."""
+_NOTES = {'title', 'description', 'default', 'examples', 'deprecated', 'readOnly', 'writeOnly'}
+_NOTES |= {'$schema', '$id', '$comment', '$defs', 'definitions'}
 _DEFINITIONS = ('$defs', 'definitions')
-_FORMATS = ('date', 'time', 'date-time', 'uuid')
-_TYPES: dict[str, type | tuple[type, ...]] = {
-    'object': dict,
-    'array': list,
-    'string': str,
+_TYPES: dict[str, tuple[type, ...]] = {
+    'object': (dict,),
+    'array': (list,),
+    'string': (str,),
     'number': (int, float),
-    'integer': int,
-    'boolean': bool,
-    'null': type(None),
+    'integer': (int,),
+    'boolean': (bool,),
+    'null': (type(None),),
 }
-_LARGEST = 1000  # repetitions; llama.cpp refuses more than 2000
-# A character of a JSON string may not be a control character, which the converter overlooks.
-_CHAR, _JSON_CHAR = re.compile(r'^char ::= \[\^"\\\\\]', re.M), r'char ::= [^"\\\x00-\x1F\x7F]'
+_KEYWORD_TYPES: dict[str, tuple[type, str]] = {
+    **dict.fromkeys(('properties', '$defs', 'definitions'), (dict, 'an object')),
+    **dict.fromkeys(('required', 'prefixItems', 'enum', 'anyOf'), (list, 'a list')),
+    **dict.fromkeys(('minItems', 'maxItems', 'minLength', 'maxLength'), (int, 'a number')),
+    **dict.fromkeys(('format', '$ref'), (str, 'a text')),
+}
+_MOST_LENGTH, _MOST_VALUES, _MOST_DEPTH = 2000, 100, 50
+
+_RULES = {
+    'space': '" "?',
+    'value': 'object | array | string | number | boolean | null',
+    'object': '"{" space ( member ( "," space member )* )? "}"',
+    'member': 'string ":" space value',
+    'array': '"[" space ( value ( "," space value )* )? "]"',
+    'string': r'"\"" char* "\""',
+    # No control characters, and no halves of a surrogate pair: two of them are one character.
+    'char': r'[^"\\\x00-\x1F\x7F] | "\\" ( ["\\/bfnrt] | "u" unit )',
+    'unit': '[0-9a-cefA-CEF] hex{3} | [dD] [0-7] hex{2}',
+    'hex': '[0-9a-fA-F]',
+    'number': 'integer ( "." [0-9]{1,15} )? ( [eE] [-+]? [0-9]{1,2} )?',
+    'integer': '"-"? ( "0" | [1-9] [0-9]{0,14} )',
+    'boolean': '"true" | "false"',
+    'null': '"null"',
+    'date': '[0-9]{4} "-" ( "0" [1-9] | "1" [0-2] ) "-" ( "0" [1-9] | "1" [0-9] | "2" [0-8] )',
+    'time': 'clock ":" [0-5] [0-9] ( "." [0-9]{3} )? ( "Z" | [-+] clock )',
+    'clock': '( [01] [0-9] | "2" [0-3] ) ":" [0-5] [0-9]',
+    'date-time': 'date "T" time',
+    'uuid': 'hex{8} "-" hex{4} "-" hex{4} "-" hex{4} "-" hex{12}',
+}
+_FORMATS = ('date', 'time', 'date-time', 'uuid')
+
+_GBNF_PART = re.compile(
+    r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#[^\n]*|(?P<count>\{[^}]*\})|[()]', re.DOTALL
+)
+_COUNT = re.compile(r'\{\s*(\d{1,6})\s*(?:,\s*(\d{1,6})?\s*)?\}')
+
+
+def check_grammar_text(grammar: str) -> None:
+    """Refuse what llama.cpp's parser would never return from.
+
+    Raises:
+        ParameterError: the grammar is very large or deep, or counts to less than it starts from.
+    """
+    if len(grammar) > 1 << 18:
+        raise ParameterError('the grammar is longer than 256 KiB')
+    depth = 0
+    for match in _GBNF_PART.finditer(grammar):
+        depth += {'(': 1, ')': -1}.get(match[0], 0)
+        if depth > 4 * _MOST_DEPTH:
+            raise ParameterError(f'the grammar nests more than {4 * _MOST_DEPTH} parentheses')
+        if match['count']:
+            count = _COUNT.fullmatch(match['count'])
+            least = int(count[1]) if count else 0
+            most = int(count[2]) if count and count[2] else least
+            if not count or not least <= most <= _MOST_LENGTH:
+                raise ParameterError(
+                    f'the grammar repeats {match["count"]}: from and to are numbers up to'
+                    f' {_MOST_LENGTH}, the smaller one first'
+                )
 
 
 @functools.lru_cache(maxsize=8)
@@ -58,194 +113,218 @@ def schema_to_grammar(text: str) -> str:
         ParameterError: it is no JSON Schema, or uses what a grammar cannot hold; says what, where.
     """
     try:
-        schema = json.loads(text)
+        schema = json.loads(text, parse_constant=_no_number)
+        return _Writer(schema).grammar()
+    except RecursionError:
+        raise ParameterError('json_schema is nested too deeply') from None
     except ValueError as error:
         raise ParameterError(f'json_schema is no JSON: {error}') from None
-    for problem in _problems(schema, schema, '#'):
-        raise ParameterError(f'json_schema: {problem}')
-    from llama_cpp.llama_grammar import json_schema_to_gbnf
-
-    try:
-        grammar = json_schema_to_gbnf(json.dumps(_with_plain_names(schema)))
-    except Exception as error:  # asserts and more, of a converter that is not ours
-        raise ParameterError(f'json_schema cannot be made a grammar: {error}') from None
-    return _CHAR.sub(lambda _: _JSON_CHAR, grammar)
 
 
-def _with_plain_names(schema: Any) -> Any:
-    """Rename the definitions: the converter takes one for any other rule of the same name."""
-    names = {
-        f'#/{place}/{name}': f'definition-{place.strip("$")}-{i}'
-        for place in _DEFINITIONS
-        for i, name in enumerate(schema.get(place, {}))
-    }
-
-    def renamed(node: Any) -> Any:
-        if isinstance(node, list):
-            return [renamed(item) for item in node]
-        if not isinstance(node, dict):
-            return node
-        result = {key: renamed(value) for key, value in node.items()}
-        if (target := node.get('$ref')) in names:
-            result['$ref'] = f'#/{target.split("/")[1]}/{names[target]}'
-        return result
-
-    result = renamed(schema)
-    for place in _DEFINITIONS:
-        if place in schema:
-            items = result[place].items()
-            result[place] = {names[f'#/{place}/{name}']: value for name, value in items}
-    return result
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f'{name} is no number of JSON')
 
 
-def _problems(schema: Any, root: Any, where: str) -> Iterator[str]:
-    """Say what a schema and those within it hold that a grammar would not."""
-    if not isinstance(schema, dict):
-        yield f'{where} is {json.dumps(schema)}, not an object'
-        return
-    kind = _kind(schema)
-    if kind not in KEYWORDS:
-        known = ', '.join(_TYPES)
-        yield f'{where} has no type; give one of {known}, or enum, const, anyOf or $ref'
-        return
-    for keyword in schema.keys() - KEYWORDS[kind] - _NOTES:
-        allowed = ', '.join(sorted(KEYWORDS[kind] - {'type'}))
-        beside = f'; {kind} takes {allowed}' if allowed else ''
-        yield f'{where}: the keyword {keyword!r} is not supported here{beside}'
-    yield from _CHECKS.get(kind, lambda *_: ())(schema, root, where)
-    for name in _DEFINITIONS:
-        for key, definition in schema.get(name, {}).items():
-            yield from _problems(definition, root, f'{where}/{name}/{key}')
+def _refuse(where: str, problem: str) -> NoReturn:
+    raise ParameterError(f'json_schema: {where}{problem}')
 
 
-def _kind(schema: dict[str, Any]) -> str:
-    for keyword in ('$ref', 'anyOf', 'const', 'enum'):
-        if keyword in schema:
-            return keyword
-    kind = schema.get('type')
-    if isinstance(kind, list):
-        return 'types'
-    if kind is None and 'properties' in schema:
-        return 'object'
-    return str(kind)
+class _Writer:
+    """Writes one schema's rules; `where` is the place in it, as a JSON pointer."""
 
+    def __init__(self, root: Any) -> None:
+        self._root = root
+        self._rules: list[str] = []
+        self._definitions: dict[tuple[str, str], str] = {}  # place and name -> rule
 
-def _check_object(schema: dict[str, Any], root: Any, where: str) -> Iterator[str]:
-    properties = schema.get('properties', {})
-    extra = schema.get('additionalProperties', not properties)
-    if not isinstance(properties, dict):
-        yield f'{where}/properties is not an object'
-        return
-    for name, value in properties.items():
-        yield from _text_problems(name, where)
-        yield from _problems(value, root, f'{where}/properties/{name}')
-    for name in schema.get('required', []):
-        if name not in properties:
-            yield f'{where}: {name!r} is required, but not among the properties'
-    if extra is not False and properties:
-        yield f'{where}: additionalProperties beside properties is not supported'
-    if isinstance(extra, dict):
-        yield from _problems(extra, root, f'{where}/additionalProperties')
-    if not properties and extra is False:
-        yield f'{where} allows nothing but an empty object'
+    def grammar(self) -> str:
+        """Return the whole grammar."""
+        root = self._expression(self._root, '#', 0, ())
+        for place in _DEFINITIONS:  # those that are not used are checked as well
+            for name in self._root.get(place, {}):
+                self._definition(place, name, 0, ())
+        fixed = [f'{name} ::= {rule}' for name, rule in _RULES.items()]
+        return '\n'.join([f'root ::= {root}', *self._rules, *fixed])
 
+    def _rule(self, expression: str) -> str:
+        name = f'r{len(self._rules)}'
+        self._rules.append(f'{name} ::= {expression}')
+        return name
 
-def _check_array(schema: dict[str, Any], root: Any, where: str) -> Iterator[str]:
-    least, most = schema.get('minItems', 0), schema.get('maxItems', _LARGEST)
-    if 'prefixItems' in schema:
-        if schema.keys() & {'items', 'minItems', 'maxItems'}:
-            yield f'{where}: prefixItems stands alone: exactly these items are given'
-        for i, item in enumerate(schema['prefixItems']):
-            yield from _problems(item, root, f'{where}/prefixItems/{i}')
-    elif 'items' in schema:
-        yield from _problems(schema['items'], root, f'{where}/items')
-    elif schema.keys() & {'minItems', 'maxItems'}:
-        yield f'{where}: minItems and maxItems need items'
-    yield from _range_problems(least, most, where)
+    def _expression(self, schema: Any, where: str, depth: int, via: tuple[str, ...]) -> str:
+        """Return an expression for a schema; `via` are the $refs that led here without a text."""
+        if not isinstance(schema, dict):
+            _refuse(where, f' is {json.dumps(schema)}, not an object')
+        if depth > _MOST_DEPTH:
+            _refuse(where, ' is nested too deeply')
+        for keyword, value in schema.items():
+            wanted, word = _KEYWORD_TYPES.get(keyword, (object, ''))
+            if not isinstance(value, wanted) or isinstance(value, bool) and wanted is int:
+                _refuse(where, f': {keyword} is {json.dumps(value)}, not {word}')
+        for keyword in sorted(schema.keys() - _NOTES - {'type'}.union(*KEYWORDS.values())):
+            _refuse(where, f': the keyword {keyword!r} is not supported')
+        kind = self._kind(schema, where)
+        allowed = KEYWORDS[kind] | ({'type'} if kind not in ('anyOf', '$ref') else set())
+        for keyword in sorted(schema.keys() - allowed - _NOTES):
+            takes = ', '.join(sorted(KEYWORDS[kind]))
+            hint = f'; {kind} takes {takes}' if takes else ''
+            _refuse(where, f': the keyword {keyword!r} is not supported here{hint}')
+        if kind == 'anyOf':
+            choices = schema['anyOf']
+            if not choices:
+                _refuse(where, ': anyOf is empty')
+            inner = [
+                self._expression(choice, f'{where}/anyOf/{i}', depth + 1, via)
+                for i, choice in enumerate(choices)
+            ]
+            return self._rule(' | '.join(inner))
+        if kind == '$ref':
+            start, _, rest = schema['$ref'].partition('/')
+            place, _, name = rest.partition('/')
+            if start != '#' or place not in _DEFINITIONS or name not in self._named(place):
+                _refuse(where, f': $ref {schema["$ref"]!r} leads nowhere; write #/$defs/NAME')
+            return self._definition(place, name, depth, via)
+        if kind in ('enum', 'const'):
+            return self._values(schema, where)
+        if isinstance(schema.get('type'), list):
+            return self._rule(' | '.join(schema['type']))
+        write: Callable[[dict[str, Any], str, int], str] | None
+        write = {'object': self._object, 'array': self._array, 'string': self._string}.get(kind)
+        return write(schema, where, depth) if write else kind
 
+    def _kind(self, schema: dict[str, Any], where: str) -> str:
+        for keyword in ('$ref', 'anyOf', 'const', 'enum'):
+            if keyword in schema:
+                return keyword
+        types = schema.get('type', 'object' if 'properties' in schema else None)
+        for kind in types if isinstance(types, list) else [types]:
+            if not isinstance(kind, str) or kind not in _TYPES:
+                known = ', '.join(_TYPES)
+                found = 'has no type' if types is None else f'has type {json.dumps(types)}'
+                _refuse(where, f' {found}; give one of {known}, or enum, const, anyOf or $ref')
+        if isinstance(types, list):
+            if not types:
+                _refuse(where, ': type is an empty list')
+            return 'null'  # which takes no keywords, as several types together do
+        return str(types)
 
-def _check_string(schema: dict[str, Any], root: Any, where: str) -> Iterator[str]:
-    form = schema.get('format')
-    if form is not None and form not in _FORMATS:
-        yield f'{where}: the format {form!r} is not supported; {", ".join(_FORMATS)} are'
-    if form is not None and schema.keys() & {'minLength', 'maxLength'}:
-        yield f'{where}: a format and a length together are not supported'
-    yield from _range_problems(
-        schema.get('minLength', 0), schema.get('maxLength', _LARGEST), where
-    )
+    def _named(self, place: str) -> dict[str, Any]:
+        named: dict[str, Any] = self._root.get(place, {})
+        return named
 
+    def _definition(self, place: str, name: str, depth: int, via: tuple[str, ...]) -> str:
+        path = f'#/{place}/{name}'
+        if path in via:
+            _refuse(path, ' leads back to itself with nothing in between')
+        rule = self._definitions.get((place, name))
+        if rule is None:
+            rule = self._definitions[place, name] = f'd{len(self._definitions)}'
+            inner = self._expression(self._named(place)[name], path, depth + 1, (*via, path))
+            self._rules.append(f'{rule} ::= {inner}')
+        return rule
 
-def _check_values(schema: dict[str, Any], root: Any, where: str) -> Iterator[str]:
-    values = schema['enum'] if 'enum' in schema else [schema['const']]
-    if not isinstance(values, list) or not values:
-        yield f'{where}: enum is no list of values'
-        return
-    kinds = schema.get('type', list(_TYPES))
-    for value in values:
-        for kind in kinds if isinstance(kinds, list) else [kinds]:
-            is_number = kind in ('number', 'integer') and not isinstance(value, bool)
-            if isinstance(value, _TYPES.get(kind, ())) and (is_number or _is_not_number(kind)):
-                break
+    def _object(self, schema: dict[str, Any], where: str, depth: int) -> str:
+        properties, required = schema.get('properties', {}), schema.get('required', [])
+        extra = schema.get('additionalProperties', not properties)
+        if len(properties) > _MOST_VALUES:
+            _refuse(where, f' has more than {_MOST_VALUES} properties')
+        for name in required:
+            if not isinstance(name, str) or name not in properties:
+                _refuse(where, f': {json.dumps(name)} is required, but not among the properties')
+        if properties and extra is not False:
+            _refuse(where, ': additionalProperties beside properties is not supported')
+        if not properties:
+            if extra is True:
+                return 'object'
+            if extra is False:
+                _refuse(where, ' allows nothing but an empty object')
+            value = self._expression(extra, f'{where}/additionalProperties', depth + 1, ())
+            member = self._rule(f'string ":" space {value}')
+            return self._rule(f'"{{" space ( {member} ( "," space {member} )* )? "}}"')
+        # In the order of the schema; from the last one on: what may follow with and without
+        # something before it, which decides on the comma.
+        after, first = '', '""'
+        for name, value in reversed(properties.items()):
+            inner = self._expression(value, f'{where}/properties/{name}', depth + 1, ())
+            member = self._rule(f'{_literal(name, where)} ":" space {inner}')
+            if name in required:
+                first = self._rule(f'{member} {after}')
+                after = self._rule(f'"," space {member} {after}')
+            else:
+                first = self._rule(f'{member} {after} | {first}')
+                after = self._rule(f'( "," space {member} )? {after}')
+        return self._rule(f'"{{" space {first} "}}"')
+
+    def _array(self, schema: dict[str, Any], where: str, depth: int) -> str:
+        if 'prefixItems' in schema:
+            if schema.keys() & {'items', 'minItems', 'maxItems'} or not schema['prefixItems']:
+                _refuse(where, ': prefixItems stands alone, for exactly these items')
+            items = [
+                self._expression(item, f'{where}/prefixItems/{i}', depth + 1, ())
+                for i, item in enumerate(schema['prefixItems'])
+            ]
+            return self._rule('"[" space ' + ' "," space '.join(items) + ' "]"')
+        if 'items' in schema:
+            item = self._expression(schema['items'], f'{where}/items', depth + 1, ())
+        elif schema.keys() & {'minItems', 'maxItems'}:
+            _refuse(where, ': minItems and maxItems need items')
         else:
-            yield f'{where}: {json.dumps(value)} is not of type {kinds}'
-        for text in _texts(value):
-            yield from _text_problems(text, where)
+            return 'array'
+        least, most = _range(schema, 'minItems', 'maxItems', where)
+        if most == 0:
+            return '"[" space "]"'
+        more = f'{{{max(0, least - 1)},{"" if most is None else most - 1}}}'
+        content = f'{item} ( "," space {item} ){more}'
+        return self._rule('"[" space ' + (content if least else f'( {content} )?') + ' "]"')
+
+    def _string(self, schema: dict[str, Any], where: str, depth: int) -> str:
+        form = schema.get('format')
+        if form is not None:
+            if form not in _FORMATS:
+                _refuse(
+                    where, f': the format {form!r} is not supported; {", ".join(_FORMATS)} are'
+                )
+            if schema.keys() & {'minLength', 'maxLength'}:
+                _refuse(where, ': a format and a length together are not supported')
+            return self._rule(rf'"\"" {form} "\""')
+        if not schema.keys() & {'minLength', 'maxLength'}:
+            return 'string'
+        least, most = _range(schema, 'minLength', 'maxLength', where)
+        count = f'{{{least},{"" if most is None else most}}}'
+        return self._rule(rf'"\"" char{count} "\""')
+
+    def _values(self, schema: dict[str, Any], where: str) -> str:
+        values = schema['enum'] if 'enum' in schema else [schema['const']]
+        if not 0 < len(values) <= _MOST_VALUES:
+            _refuse(where, f': enum has {len(values)} values; from 1 to {_MOST_VALUES} are held')
+        types = schema.get('type', list(_TYPES))
+        for value in values:
+            if not any(
+                _is_of(value, kind) for kind in ([types] if isinstance(types, str) else types)
+            ):
+                _refuse(where, f': {json.dumps(value)} is not of type {json.dumps(types)}')
+        return self._rule(' | '.join(_literal(value, where) for value in values))
 
 
-def _check_any_of(schema: dict[str, Any], root: Any, where: str) -> Iterator[str]:
-    for i, choice in enumerate(schema['anyOf']):
-        yield from _problems(choice, root, f'{where}/anyOf/{i}')
+def _is_of(value: Any, kind: Any) -> bool:
+    if isinstance(value, bool):
+        return bool(kind == 'boolean')
+    return isinstance(value, _TYPES.get(kind, ()))
 
 
-def _check_ref(schema: dict[str, Any], root: Any, where: str) -> Iterator[str]:
-    start, _, rest = str(schema['$ref']).partition('/')
-    place, _, name = rest.partition('/')
-    if start != '#' or place not in _DEFINITIONS or name not in root.get(place, {}):
-        yield f'{where}: $ref {schema["$ref"]!r} leads nowhere; write #/$defs/NAME'
+def _range(schema: dict[str, Any], low: str, high: str, where: str) -> tuple[int, int | None]:
+    """Return the least and the most, None for no limit."""
+    least, most = schema.get(low, 0), schema.get(high)
+    if not 0 <= least <= (_MOST_LENGTH if most is None else most) <= _MOST_LENGTH:
+        _refuse(where, f': {low} {least} and {high} {most} are no range within {_MOST_LENGTH}')
+    return least, most
 
 
-def _check_types(schema: dict[str, Any], root: Any, where: str) -> Iterator[str]:
-    for kind in schema['type']:
-        if kind not in _TYPES:
-            yield f'{where}: there is no type {kind!r}'
-
-
-_CHECKS = {
-    'object': _check_object,
-    'array': _check_array,
-    'string': _check_string,
-    'enum': _check_values,
-    'const': _check_values,
-    'anyOf': _check_any_of,
-    '$ref': _check_ref,
-    'types': _check_types,
-}
-
-
-def _is_not_number(kind: str) -> bool:
-    return kind not in ('number', 'integer')
-
-
-def _range_problems(least: Any, most: Any, where: str) -> Iterator[str]:
-    if type(least) is not int or type(most) is not int or not 0 <= least <= most <= _LARGEST:
-        yield f'{where}: from {least} to {most} is no range within 0 to {_LARGEST}'
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield key
-            yield from _texts(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _texts(item)
-
-
-def _text_problems(text: str, where: str) -> Iterator[str]:
-    """Say what the converter would write wrongly into a grammar's literal."""
-    for character in text:
-        if character in '"\\' or not ' ' <= character <= '\uffff' or character == '\x7f':
-            yield f'{where}: {character!r} in {text!r} is not supported'
-            return
+def _literal(value: Any, where: str) -> str:
+    """Return a JSON value as a literal of the grammar."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except ValueError:  # infinity, or half a surrogate pair
+        _refuse(where, f': {value!r} cannot be written as JSON')
+    return '"' + text.replace('\\', '\\\\').replace('"', '\\"') + '"'

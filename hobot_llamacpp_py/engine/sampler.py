@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hobot_llamacpp_py.config import SamplingConfig
+from hobot_llamacpp_py.engine.grammar import check_grammar_text
 from hobot_llamacpp_py.errors import InferenceError, ParameterError
 from hobot_llamacpp_py.llama_log import first_error, forget_errors
 
@@ -29,18 +30,15 @@ class Sampler:
     def __init__(self, context: Any, vocab: Any, n_ctx: int, config: SamplingConfig) -> None:
         self.config = config
         self._context = context
-        self._candidates: npt.NDArray[Any] | None = None
+        self._chain = self._grammar = None
         n_vocab = llama_cpp.llama_vocab_n_tokens(vocab)
-        first = []
         if config.grammar:
-            first.append(grammar_sampler(vocab, config.grammar))
-            self._candidates = np.zeros(n_vocab, _CANDIDATE)
-            self._ids = np.arange(n_vocab, dtype=np.int32)
+            self._grammar = grammar_sampler(vocab, config.grammar)
+            self._candidates: npt.NDArray[Any] = np.zeros(n_vocab, _CANDIDATE)
+            self._ids: npt.NDArray[np.int32] = np.arange(n_vocab, dtype=np.int32)
         self._chain = llama_cpp.llama_sampler_chain_init(
             llama_cpp.llama_sampler_chain_default_params()
         )
-        for link in first:
-            self._add(link)
         if config.repeat_penalty != 1.0 and config.repeat_last_n != 0:
             # llama.cpp takes -1 for none at all, and not, as its users do, for the whole context.
             # And it allocates what it is told: no more than there can be.
@@ -64,33 +62,65 @@ class Sampler:
 
     def sample(self, row: int = -1) -> int:
         """Pick the next token from the logits of a row of the last decode, and accept it."""
-        if self._candidates is not None:
-            return self._sample_allowed(self._candidates, row)
+        if self._grammar:
+            return self._sample_allowed(row)
         return int(llama_cpp.llama_sampler_sample(self._chain, self._context, row))
 
-    def _sample_allowed(self, candidates: npt.NDArray[Any], row: int) -> int:
-        """Pick a token with the grammar; one that it does not allow would end the process."""
-        logits = llama_cpp.llama_get_logits_ith(self._context, row)
-        candidates['id'], candidates['p'] = self._ids, 0
-        candidates['logit'] = np.ctypeslib.as_array(logits, (len(candidates),))
-        data = candidates.ctypes.data_as(ctypes.POINTER(llama_cpp.llama_token_data))
-        array = llama_cpp.llama_token_data_array(data=data, size=len(candidates), selected=-1)
-        llama_cpp.llama_sampler_apply(self._chain, ctypes.byref(array))
-        chosen = array.data[array.selected] if array.selected >= 0 else None
-        if chosen is None or not math.isfinite(chosen.logit):
+    def _sample_allowed(self, row: int) -> int:
+        """Pick a token that the grammar allows; llama.cpp ends the process over any other.
+
+        To ask the grammar about a whole vocabulary takes as long as to decode a token. So it is
+        asked about the chain's pick first; only where that is not allowed it comes first in the
+        chain, before all other samplers.
+        """
+        self._fill(row)
+        chosen = self._pick()
+        if chosen is not None and not self._is_allowed(chosen.id):
+            self._fill(row)
+            array = _array(self._candidates)
+            llama_cpp.llama_sampler_apply(self._grammar, ctypes.byref(array))
+            chosen = self._pick()
+        if chosen is None or not self._is_allowed(chosen.id):
             raise InferenceError('the model has no token that the grammar allows here')
+        llama_cpp.llama_sampler_accept(self._grammar, chosen.id)
         llama_cpp.llama_sampler_accept(self._chain, chosen.id)
         return int(chosen.id)
+
+    def _fill(self, row: int) -> None:
+        logits = llama_cpp.llama_get_logits_ith(self._context, row)
+        self._candidates['id'], self._candidates['p'] = self._ids, 0
+        self._candidates['logit'] = np.ctypeslib.as_array(logits, self._ids.shape)
+
+    def _pick(self) -> Any:
+        """Apply the chain to the candidates; return the one that it selects, if any."""
+        array = _array(self._candidates)
+        llama_cpp.llama_sampler_apply(self._chain, ctypes.byref(array))
+        return array.data[array.selected] if array.selected >= 0 else None
+
+    def _is_allowed(self, token: int) -> bool:
+        candidate = np.array([(token, 1.0, 0.0)], _CANDIDATE)
+        array = _array(candidate)
+        llama_cpp.llama_sampler_apply(self._grammar, ctypes.byref(array))
+        return math.isfinite(candidate[0]['logit'])
 
     def reset(self) -> None:
         """Forget accepted tokens and start the random numbers again from the seed."""
         llama_cpp.llama_sampler_reset(self._chain)
+        if self._grammar:
+            llama_cpp.llama_sampler_reset(self._grammar)
 
     def close(self) -> None:
         """Free the chain; closing again does no harm."""
-        if self._chain:
-            llama_cpp.llama_sampler_free(self._chain)
-            self._chain = None
+        for sampler in (self._chain, self._grammar):
+            if sampler:
+                llama_cpp.llama_sampler_free(sampler)
+        self._chain = self._grammar = None
+
+
+def _array(candidates: npt.NDArray[Any]) -> Any:
+    """Wrap candidates for llama.cpp; they must outlive the array."""
+    data = candidates.ctypes.data_as(ctypes.POINTER(llama_cpp.llama_token_data))
+    return llama_cpp.llama_token_data_array(data=data, size=len(candidates), selected=-1)
 
 
 def grammar_sampler(vocab: Any, grammar: str) -> Any:
@@ -99,6 +129,7 @@ def grammar_sampler(vocab: Any, grammar: str) -> Any:
     Raises:
         ParameterError: it is no grammar.
     """
+    check_grammar_text(grammar)
     forget_errors()
     sampler = llama_cpp.llama_sampler_init_grammar(vocab, grammar.encode(), b'root')
     if not sampler:

@@ -37,7 +37,9 @@ def ask(engine: Engine, question: str, sampling: SamplingConfig, **options: Any)
 
 # -- schemas -------------------------------------------------------------------------------------
 
-NAMES = st.sampled_from(['a', 'b', 'char', 'root', 'string', 'a-b', '颜色', '数量', 'kv', 'x y'])
+NAMES = st.sampled_from(
+    ['', 'a', 'b', 'char', 'root', 'string', 'a-b', '颜色', '数量', '$ref', 'x y', '"\\\n', '😀']
+)
 LEAVES = st.one_of(
     st.sampled_from(['integer', 'boolean', 'null', 'number']).map(lambda kind: {'type': kind}),
     st.sampled_from(['date', 'time', 'date-time', 'uuid']).map(
@@ -49,7 +51,7 @@ LEAVES = st.one_of(
     st.lists(st.one_of(NAMES, st.integers(), st.none(), st.booleans()), min_size=1).map(
         lambda values: {'enum': values}
     ),
-    NAMES.map(lambda value: {'const': value}),
+    st.one_of(NAMES, NAMES.map(lambda name: {'$ref': name})).map(lambda value: {'const': value}),
     st.just({'type': ['integer', 'null']}),
     st.sampled_from(['a', 'b']).map(lambda name: {'$ref': f'#/$defs/{name}'}),
 )
@@ -109,35 +111,54 @@ def test_answers_follow_the_schema(engine: Engine, schema: dict, seed: int) -> N
         assert answer.finish == 'length'
 
 
+DEEP = '{"type": "array", "items": ' * 5000 + '{}' + '}' * 5000
 REFUSED = [
     ('{', 'json_schema is no JSON'),
+    ('[' * 100000, 'json_schema is nested too deeply'),
+    (DEEP, 'is nested too deeply'),
     ('true', '# is true, not an object'),
+    ('{"const": NaN}', 'NaN is no number of JSON'),
+    ('{"const": 1e999}', 'cannot be written as JSON'),
     ({}, '# has no type'),
-    ({'type': 'integer', 'minimum': 3}, "the keyword 'minimum' is not supported here"),
-    ({'type': 'string', 'pattern': 'a+'}, "the keyword 'pattern' is not supported here"),
+    ({'type': [['string']]}, 'has type [["string"]]'),
+    ({'type': []}, 'type is an empty list'),
+    ({'type': 'enum'}, 'has type "enum"'),
+    ({'type': ['string', 'text']}, 'has type ["string", "text"]'),
+    ({'type': ['string', 'null'], 'maxLength': 3}, "the keyword 'maxLength' is not supported"),
+    ({'type': 'integer', 'minimum': 3}, "the keyword 'minimum' is not supported"),
+    ({'type': 'string', 'pattern': 'a+'}, "the keyword 'pattern' is not supported"),
     ({'type': 'string', 'format': 'email'}, "the format 'email' is not supported"),
     ({'type': 'string', 'format': 'date', 'maxLength': 3}, 'a format and a length'),
-    ({'type': 'string', 'maxLength': 100000}, 'no range within 0 to'),
-    ({'type': 'string', 'minLength': 5, 'maxLength': 2}, 'no range within 0 to'),
+    ({'type': 'string', 'maxLength': 100000}, 'are no range within 2000'),
+    ({'type': 'string', 'minLength': 5, 'maxLength': 2}, 'are no range within 2000'),
+    ({'type': 'string', 'minLength': True}, 'minLength is true, not a number'),
     ({'type': 'array', 'minItems': 2}, 'minItems and maxItems need items'),
+    ({'type': 'array', 'prefixItems': {}}, 'prefixItems is {}, not a list'),
     ({'type': 'array', 'items': {'type': 'integer'}, 'uniqueItems': True}, "'uniqueItems'"),
-    ({'type': 'object', 'required': ['a']}, "'a' is required, but not among"),
-    ({'type': 'object', 'properties': {'a': {'type': 'int'}}}, '#/properties/a has no type'),
+    ({'type': 'object', 'required': ['a']}, '"a" is required, but not among'),
+    ({'type': 'object', 'required': 5}, 'required is 5, not a list'),
+    ({'properties': {'a': {'type': 'null'}}, 'required': [[1]]}, '[1] is required'),
+    ({'type': 'object', 'properties': []}, 'properties is [], not an object'),
+    ({'type': 'object', 'properties': {'a': {'type': 'int'}}}, '#/properties/a has type "int"'),
+    ({'type': 'object', 'additionalProperties': 5}, '#/additionalProperties is 5'),
     (
         {'properties': {'a': {'type': 'null'}}, 'additionalProperties': True},
         'additionalProperties beside properties',
     ),
-    ({'oneOf': [{'type': 'null'}]}, '# has no type'),
+    ({'oneOf': [{'type': 'null'}]}, "the keyword 'oneOf' is not supported"),
     ({'anyOf': [{'type': 'null'}], 'type': 'null'}, "the keyword 'type' is not supported here"),
-    ({'type': 'object', 'allOf': []}, "the keyword 'allOf' is not supported here"),
-    ({'type': ['string', 'text']}, "there is no type 'text'"),
-    ({'type': ['string', 'null'], 'maxLength': 3}, "the keyword 'maxLength' is not supported"),
-    ({'enum': []}, 'enum is no list of values'),
-    ({'enum': [True], 'type': 'integer'}, 'true is not of type integer'),
-    ({'enum': ['say "a"']}, 'is not supported'),
-    ({'const': '😀'}, 'is not supported'),
+    ({'anyOf': []}, 'anyOf is empty'),
+    ({'anyOf': 5}, 'anyOf is 5, not a list'),
+    ({'type': 'object', 'allOf': []}, "the keyword 'allOf' is not supported"),
+    ({'enum': []}, 'enum has 0 values'),
+    ({'enum': [*range(101)]}, 'enum has 101 values'),
+    ({'enum': [True], 'type': 'integer'}, 'true is not of type "integer"'),
+    ({'const': '\ud800'}, 'cannot be written as JSON'),
     ({'$ref': '#/$defs/a'}, 'leads nowhere'),
     ({'$ref': 'https://example.com/a'}, 'leads nowhere'),
+    ({'type': 'null', '$defs': []}, '$defs is [], not an object'),
+    ({'type': 'null', '$defs': {'a': {'type': 'int'}}}, '#/$defs/a has type "int"'),
+    ({'$ref': '#/$defs/a', '$defs': {'a': {'$ref': '#/$defs/a'}}}, 'leads back to itself'),
 ]
 
 
@@ -149,6 +170,27 @@ def test_refused_schemas(schema: object, words: str) -> None:
         schema_to_grammar(text)
     assert words in str(caught.value)
     assert '\n' not in str(caught.value)
+
+
+def test_definitions_may_lead_back(engine: Engine) -> None:
+    """A definition may hold itself, within an object or an array."""
+    schema = {
+        '$ref': '#/$defs/tree',
+        '$defs': {
+            'tree': {
+                'type': 'array',
+                'maxItems': 2,
+                'items': {'anyOf': [{'$ref': '#/$defs/tree'}]},
+            }
+        },
+    }
+    grammar = schema_to_grammar(json.dumps(schema))
+    for seed in range(5):
+        sampling = SamplingConfig(temperature=1.5, seed=seed, grammar=grammar)
+        answer = ask(engine, 'Hi', sampling)
+        assert (
+            answer.finish != 'stop' or jsonschema.validate(json.loads(answer.text), schema) is None
+        )
 
 
 def test_definitions_do_not_mix_with_properties(engine: Engine) -> None:
@@ -203,10 +245,20 @@ def test_an_answer_can_be_cut(engine: Engine) -> None:
     assert endless.finish == 'length'
 
 
-@pytest.mark.parametrize('grammar', ['root ::= a', 'x ::= "a"', 'root ::= root "a" | "b"', 'root'])
-def test_bad_grammars(engine: Engine, grammar: str) -> None:
+NO_GBNF = 'the grammar is no GBNF with a rule named root'
+BAD_GRAMMARS = [
+    *[(text, NO_GBNF) for text in ('root ::= a', 'x ::= "a"', 'root ::= root "a" | "b"', 'root')],
+    ('root ::= "a"{2,1}', 'the grammar repeats {2,1}'),
+    ('root ::= "a"{5000}', 'the grammar repeats {5000}'),
+    ('root ::= ' + '(' * 20000 + '"a"' + ')' * 20000, 'nests more than 200'),
+    ('root ::= "' + 'a' * 300000 + '"', 'longer than 256 KiB'),
+]
+
+
+@pytest.mark.parametrize(('grammar', 'words'), BAD_GRAMMARS, ids=[g[:24] for g, _ in BAD_GRAMMARS])
+def test_bad_grammars(engine: Engine, grammar: str, words: str) -> None:
     """What is no grammar is refused in one line, and the engine answers on."""
-    with pytest.raises(ParameterError, match='the grammar is no GBNF with a rule named root'):
+    with pytest.raises(ParameterError, match=re.escape(words)):
         engine.decoder.check_grammar(grammar)
     with pytest.raises(ParameterError):
         ask(engine, 'Hi', SamplingConfig(grammar=grammar))
