@@ -71,6 +71,8 @@ class Chat:
 
     def _remember(self, answer: Answer, pieces: Iterator[str], resets: int) -> Iterator[str]:
         yield from pieces
+        if self.config.sampling.grammar and answer.finish != 'stop':
+            return  # half of a JSON text is no example to follow
         *earlier, last = answer.turns
         given = Turn(last.question, last.image, tuple(answer.tokens))
         with self._lock:

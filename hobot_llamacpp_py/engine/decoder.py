@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from hobot_llamacpp_py.config import DecoderConfig, SamplingConfig
 from hobot_llamacpp_py.engine.prompt_format import Special, Text
 from hobot_llamacpp_py.engine.sampler import Sampler, grammar_sampler
 from hobot_llamacpp_py.engine.speculation import MAX_DRAFT
-from hobot_llamacpp_py.errors import CancelledError, InferenceError, ModelFileError
+from hobot_llamacpp_py.errors import CancelledError, InferenceError, ModelFileError, ParameterError
 from hobot_llamacpp_py.llama_log import first_error, forget_errors, on_llama_log
 
 __all__ = ['CancelToken', 'Decoder', 'Segment']
@@ -80,6 +81,7 @@ class Decoder:
 
     def __init__(self, path: str | Path, config: DecoderConfig = DecoderConfig()) -> None:
         self._model = self._context = None
+        self._vocabulary_lock = threading.Lock()
         self.path = Path(path)
         self.n_threads = min(config.n_threads, len(os.sched_getaffinity(0)))
         llama_cpp.llama_log_set(on_llama_log, ctypes.c_void_p(0))
@@ -330,7 +332,7 @@ class Decoder:
         The memory of a recurrent or hybrid model, which cannot drop a tail, is emptied instead:
         look at `n_past` for what is left. (A sliding window is kept whole by `swa_full`.)
         """
-        before = self.n_past
+        before, n_keep = self.n_past, max(0, n_keep)
         if llama_cpp.llama_memory_seq_rm(self._memory, 0, n_keep, -1):
             self.n_past = min(before, n_keep)
         else:
@@ -356,7 +358,10 @@ class Decoder:
         Raises:
             ParameterError: it cannot, and why.
         """
-        llama_cpp.llama_sampler_free(grammar_sampler(self._vocab, grammar))
+        with self._vocabulary_lock:  # against `close` in another thread
+            if not self._model:
+                raise ParameterError('the model is closed')
+            llama_cpp.llama_sampler_free(grammar_sampler(self._vocab, grammar))
 
     def sampler(self, config: SamplingConfig) -> Sampler:
         """Make a sampler chain for this decoder; the caller closes it."""
@@ -367,9 +372,10 @@ class Decoder:
         if self._context:
             llama_cpp.llama_free(self._context)
             self._context = None
-        if self._model:
-            llama_cpp.llama_model_free(self._model)
-            self._model = None
+        with self._vocabulary_lock:
+            if self._model:
+                llama_cpp.llama_model_free(self._model)
+                self._model = None
 
     def __enter__(self) -> Decoder:
         return self

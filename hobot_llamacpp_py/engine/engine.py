@@ -253,7 +253,8 @@ class Engine:
         return stats
 
     def reset(self) -> None:
-        """Empty the KV cache; the embeddings of pictures stay."""
+        """Empty the KV cache, which ends an answer that is being given; embeddings stay."""
+        self._running = None
         self._trim(0)
 
     def close(self) -> None:
@@ -381,7 +382,7 @@ class Engine:
             token = sampler.sample(row)
             yield token
             if self._running is not stats:
-                raise InferenceError('another request has begun: finish one answer, then ask on')
+                raise InferenceError('another request has begun, or the engine was reset')
             drafter.append(token)
             if 0 <= row < len(draft) and draft[row] == token:
                 row += 1

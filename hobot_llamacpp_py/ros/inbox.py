@@ -40,6 +40,8 @@ class Inbox:
         self._frame_used = True
         self._looked_at: Frame | None = None  # by the lookout, at this moment
         self._encoded: Sight | None = None
+        self.last_failed = False
+        """The newest frame that the lookout took could not be encoded."""
         self.is_closed = False
 
     def put_prompt(self, prompt: str) -> bool:
@@ -93,7 +95,9 @@ class Inbox:
         """Hand over the lookout's frame, or None if it could not be encoded."""
         with self._changed:
             self._looked_at = None
-            self._encoded = sight or self._encoded
+            # After a frame that could not be encoded, an older one would be old news.
+            self._encoded = sight
+            self.last_failed = sight is None
             self._changed.notify_all()
 
     def take_encoded(self, max_age: float, cancel: CancelToken | None = None) -> Sight | None:

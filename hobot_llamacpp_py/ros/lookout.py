@@ -33,7 +33,7 @@ class Lookout(threading.Thread):
         return see(frame, lambda: self._engine.picture(frame.bgr()))
 
     def run(self) -> None:
-        next_time = 0.0
+        next_time, last_error = 0.0, ''
         while (frame := self._inbox.next_frame(next_time)) is not None:
             next_time = time.monotonic() + self._period
             sight = None
@@ -44,6 +44,10 @@ class Lookout(threading.Thread):
                 self._engine.encode_ahead(seen.picture).result()
                 sight = replace(seen, infer=watch.read())
             except Exception as error:
-                if not self._inbox.is_closed:
-                    log.warning('a frame cannot be prepared: %s', one_line(error))
+                line = one_line(error)
+                if line != last_error and not self._inbox.is_closed:
+                    log.warning('a frame cannot be prepared: %s', line)
+                last_error = line
+            else:
+                last_error = ''
             self._inbox.put_encoded(sight)

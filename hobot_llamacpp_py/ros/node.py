@@ -17,7 +17,7 @@ from std_msgs.msg import Header, String
 from std_srvs.srv import Trigger
 
 from hobot_llamacpp_py.engine.engine import Answer, Engine, Stats
-from hobot_llamacpp_py.errors import ModelFileError, ParameterError, VlmError
+from hobot_llamacpp_py.errors import ModelFileError, ParameterError, one_line
 from hobot_llamacpp_py.files import find_file, grammar_text, system_prompt_text
 from hobot_llamacpp_py.parameters import Parameters, specs
 from hobot_llamacpp_py.ros.diagnostics import PERIOD, Diagnostics, timings
@@ -268,8 +268,10 @@ class LlamacppNode(Node):
             grammar = grammar_text(parameters.json_schema, parameters.grammar)
             if grammar and self._engine is not None:
                 self._engine.decoder.check_grammar(grammar)
-        except VlmError as error:
-            return SetParametersResult(successful=False, reason=str(error))
+            elif {'json_schema', 'grammar'} & values.keys():
+                raise ParameterError('the models are being loaded: set it once the node is ready')
+        except Exception as error:  # whoever sets a parameter must get a reply
+            return SetParametersResult(successful=False, reason=one_line(error))
         prompt = parameters.user_prompt if 'user_prompt' in values else ''
         before, self._worker.parameters = self._settings, parameters
         if prompt and not self._enqueue(prompt):

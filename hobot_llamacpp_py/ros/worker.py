@@ -248,7 +248,7 @@ class Worker(threading.Thread):
         """Return what a question is about: a frame prepared, or just encoded, or the newest."""
         max_age = self.parameters.max_image_age
         prepared, self._prepared = self._prepared, None  # one preparation, one question
-        if prepared and prepared.is_fresh(max_age):
+        if prepared and prepared.is_fresh(max_age) and not self._inbox.last_failed:
             return prepared
         self.state = 'waiting for an image'
         return self._inbox.take_encoded(max_age, cancel) or self._newest(cancel)

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
+from hobot_llamacpp_py.errors import InferenceError
 from hobot_llamacpp_py.vision.encoder import VisionEncoder
 from hobot_llamacpp_py.vision.picture import Picture
 
@@ -40,12 +41,21 @@ class EmbeddingCache:
         with self._lock:
             future = self._futures.get(picture.key)
             if future is None or (future.done() and future.exception()):
-                future = self._thread.submit(self._encoder.encode, picture.pixels)
+                future = self._thread.submit(self._encode, picture)
                 self._futures[picture.key] = future
             self._futures.move_to_end(picture.key)
             while len(self._futures) > self._size:
                 self._futures.popitem(last=False)
             return future
+
+    def _encode(self, picture: Picture) -> Embeddings:
+        embeddings = self._encoder.encode(picture.pixels)
+        expected = (self._encoder.n_tokens, self._encoder.n_embd)
+        if embeddings.shape != expected:
+            raise InferenceError(
+                f'the encoder gave embeddings of shape {embeddings.shape}; expected {expected}'
+            )
+        return embeddings
 
     def clear(self) -> None:
         """Forget all embeddings."""

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from hobot_llamacpp_py.config import EncoderConfig
 from hobot_llamacpp_py.errors import VlmError
-from hobot_llamacpp_py.vision.encoder import VisionEncoder, open_backend
+from hobot_llamacpp_py.vision.encoder import open_backend
 
 __all__ = ['SharedArrays', 'main']
 
@@ -72,20 +72,17 @@ def main(job: dict[str, Any]) -> None:
             properties = (encoder.input_size, encoder.n_tokens, encoder.n_embd)
             shared = SharedArrays(job['memory'], *properties)
         except Exception as error:
-            send(**_words(error))
+            send(number=0, **_words(error))
             return
-        send(properties=properties)
+        send(number=0, properties=properties)
         for line in requests:
+            number, height, width = json.loads(line)
             try:
-                _encode(encoder, shared, json.loads(line))
+                shared.embeddings[...] = encoder.encode(shared.picture(height, width))
             except Exception as error:
-                send(**_words(error))
+                send(number=number, **_words(error))
             else:
-                send()
-
-
-def _encode(encoder: VisionEncoder, shared: SharedArrays, size: tuple[int, int]) -> None:
-    shared.embeddings[...] = encoder.encode(shared.picture(*size))
+                send(number=number)
 
 
 def _words(error: Exception) -> dict[str, str]:

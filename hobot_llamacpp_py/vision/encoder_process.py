@@ -28,9 +28,15 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from hobot_llamacpp_py import errors
 from hobot_llamacpp_py.config import EncoderConfig
-from hobot_llamacpp_py.errors import InferenceError, ModelFileError, VlmError
+from hobot_llamacpp_py.errors import (
+    ImageError,
+    InferenceError,
+    ModelFileError,
+    ParameterError,
+    PromptError,
+    VlmError,
+)
 from hobot_llamacpp_py.vision.encoder_child import SharedArrays
 
 __all__ = ['INTERPRETER', 'ProcessEncoder']
@@ -95,6 +101,7 @@ class ProcessEncoder:
         self._not_before = 0.0  # on the steady clock
         self._last_failure = ''
         self._properties: tuple[tuple[int, int], int, int] | None = None
+        self.input_size: tuple[int, int]
         with self._lock:
             self._start()
         assert self._properties is not None
@@ -106,6 +113,12 @@ class ProcessEncoder:
         Raises:
             InferenceError: the encoder failed, hung or crashed, or is waiting to be started again.
         """
+        width, height = self.input_size
+        n_rows, n_columns, n_channels = fitted.shape
+        if not (0 < n_rows <= height and 0 < n_columns <= width and n_channels == 3):
+            raise InferenceError(
+                f'{self._path}: a picture of shape {fitted.shape} does not fit {height} x {width}'
+            )
         with self._lock:
             child = self._living_child()
             try:
@@ -115,6 +128,8 @@ class ProcessEncoder:
                 raise self._failed(f'{reason}; its process was ended') from None
             except _EndedError:
                 raise self._failed(f'its process ended: {child.last_words()}') from None
+            except _NonsenseError as error:
+                raise self._failed(f'it sent {error}; its process was ended') from None
             if 'error' in reply:
                 raise _error(reply)
             self._failures = 0
@@ -175,6 +190,8 @@ class ProcessEncoder:
                 reason = f'the model is not loaded after {self._start_timeout:g} s'
             elif isinstance(error, _EndedError):
                 reason = f'the encoder process ended while it loaded it: {child.last_words()}'
+            elif isinstance(error, _NonsenseError):
+                reason = f'the encoder process sent {error}'
             else:
                 raise
             raise ModelFileError(f'{self._path}: {reason}') from None
@@ -199,6 +216,10 @@ class ProcessEncoder:
 
 class _EndedError(Exception):
     """The child has hung up."""
+
+
+class _NonsenseError(Exception):
+    """What the child has sent is no reply to what it was asked."""
 
 
 class _Child:
@@ -239,6 +260,7 @@ class _Child:
                     f'the encoder process cannot be started with {command[0]}: {error}'
                 ) from None
         self._received = b''
+        self._number = 0  # of the request
         self._last_lines: deque[str] = deque(maxlen=1)
         assert self._process.stdout is not None
         self._log_thread = threading.Thread(
@@ -262,8 +284,9 @@ class _Child:
         """Have a picture encoded; return the reply."""
         height, width = fitted.shape[:2]
         self._shared.picture(height, width)[...] = fitted
+        self._number += 1
         try:
-            self._channel.sendall(json.dumps((height, width)).encode() + b'\n')
+            self._channel.sendall(json.dumps((self._number, height, width)).encode() + b'\n')
         except OSError:
             raise _EndedError from None
         return self._reply(timeout)
@@ -323,8 +346,16 @@ class _Child:
             if not data:
                 raise _EndedError
             self._received += data
+            if len(self._received) > 1 << 20:
+                raise _NonsenseError('a line without end')
         line, self._received = self._received.split(b'\n', 1)
-        reply: dict[str, Any] = json.loads(line)
+        try:
+            reply = json.loads(line)
+        except ValueError:
+            reply = None
+        # Else the next picture would get this one's embeddings.
+        if not isinstance(reply, dict) or reply.get('number') != self._number or self._received:
+            raise _NonsenseError(f'{line[:60]!r}, which is no reply to request {self._number}')
         return reply
 
 
@@ -342,9 +373,9 @@ def _log_lines(stream: IO[bytes], last: deque[str]) -> None:
 
 
 def _error(reply: dict[str, Any]) -> VlmError:
-    kind = getattr(errors, reply['error'], InferenceError)
-    error: VlmError = kind(reply['text'])
-    return error
+    kinds = (ModelFileError, ImageError, PromptError, ParameterError, InferenceError)
+    kind = {kind.__name__: kind for kind in kinds}.get(str(reply['error']), InferenceError)
+    return kind(str(reply.get('text')))
 
 
 def _signal_name(number: int) -> str:

@@ -100,3 +100,25 @@ def test_only_one_answer_at_a_time(engine: Engine) -> None:
     with pytest.raises(InferenceError, match='another request has begun'):
         list(overtaken)
     assert text + ''.join(reply) == answer(scene, DESCRIBE)
+
+
+def test_a_reset_ends_a_running_answer(engine: Engine) -> None:
+    """An answer goes no further when the KV cache is emptied under it; the next one is right."""
+    scene, bgr = draw_scene(46)
+    chat, picture = Chat(engine, GREEDY), engine.picture(bgr)
+    for n_pieces in range(1, 8):
+        pieces = iter(chat.ask(DESCRIBE, picture))
+        for _ in range(n_pieces):
+            next(pieces)
+        engine.reset()
+        with pytest.raises(InferenceError, match='or the engine was reset'):
+            list(pieces)
+        assert ''.join(chat.ask(DESCRIBE, picture)) == answer(scene, DESCRIBE)
+
+
+def test_embeddings_of_another_shape_are_refused(engine: Engine) -> None:
+    """An encoder that suddenly gives fewer tokens fails the request, which would be nonsense."""
+    encode = engine.encoder.encode
+    engine.encoder.encode = lambda fitted: encode(fitted)[:3]
+    with pytest.raises(InferenceError, match=r'shape \(3, 128\); expected \(64, 128\)'):
+        list(Chat(engine, GREEDY).ask(DESCRIBE, engine.picture(draw_scene(47)[1])))

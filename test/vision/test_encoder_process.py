@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import select
@@ -268,6 +269,7 @@ def test_nothing_is_left(make_model: Callable[..., Model]) -> None:
     """After closing there are no more threads, children or open files than before."""
 
     def held() -> tuple[int, int]:
+        gc.collect()  # what earlier tests have left in cycles
         return len(os.listdir('/proc/self/fd')), threading.active_count()
 
     model = make_model()
@@ -339,3 +341,32 @@ def test_decoder_works_meanwhile(make_model: Callable[..., Model], family: str) 
         assert not running.done()
         encoder.close()
         assert running.exception(TIMEOUT)
+
+
+STRAY = [b'xyz\n', b'{}\n', b'[1]\n', b'{"number": 1}\n', b'{"error": 1}\n', b'{"number": 9}\n']
+
+
+@pytest.mark.parametrize('line', STRAY, ids=repr)
+def test_a_stray_line_is_no_reply(family: str, line: bytes) -> None:
+    """Something else on the channel fails a picture at most; none gets another's embeddings."""
+    path, _, model_type = MODELS[family]
+    encoder = ProcessEncoder(path, model_type, EncoderConfig('onnx', n_threads=1))
+    pictures = [fit(draw_scene(seed)[1], encoder.input_size) for seed in range(3)]
+    expected = [encoder.encode(picture) for picture in pictures]
+    assert encoder._child is not None
+    encoder._child._received = line  # as if it had just come
+    with pytest.raises(InferenceError, match='which is no reply to request 4'):
+        encoder.encode(pictures[0])
+    for picture, embeddings in zip(pictures, expected, strict=True):
+        np.testing.assert_array_equal(encoder.encode(picture), embeddings)
+    encoder.close()
+
+
+@pytest.mark.parametrize('shape', [(225, 224, 3), (224, 225, 3), (0, 0, 3), (8, 8, 4)])
+def test_a_picture_that_does_not_fit(shape: tuple[int, ...]) -> None:
+    """A picture larger than the input, or an empty one, is refused in one line."""
+    path, _, model_type = MODELS['internvl']
+    encoder = ProcessEncoder(path, model_type, EncoderConfig('onnx', n_threads=1))
+    with pytest.raises(InferenceError, match='does not fit 224 x 224'):
+        encoder.encode(np.zeros(shape, np.uint8))
+    encoder.close()
