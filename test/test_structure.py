@@ -58,9 +58,9 @@ def test_bindings_are_imported_in_one_place(binding: str) -> None:
     assert found == BINDINGS[binding]
 
 
-def test_readme_tables_are_up_to_date() -> None:
-    """The parameter tables of both READMEs are those of the declaration."""
-    script = ROOT / 'scripts' / 'update_readme.py'
+def test_lists_of_parameters_are_up_to_date() -> None:
+    """Both READMEs and config/params.yaml list the parameters as they are declared."""
+    script = ROOT / 'scripts' / 'update_parameters.py'
     result = subprocess.run([sys.executable, script, '--check'], capture_output=True, text=True)
     assert (result.stdout, result.returncode) == ('', 0)
 

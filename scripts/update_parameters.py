@@ -1,0 +1,96 @@
+"""Write what lists the node's parameters, from their one declaration.
+
+These are the tables of README.md and README_cn.md, and config/params.yaml.
+`python scripts/update_parameters.py` writes, `--check` only tells whether they are up to date.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from textwrap import fill
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from hobot_llamacpp_py.parameters import ParameterSpec, specs  # noqa: E402
+
+HEADS = {
+    'README.md': '| parameter | type | default | range | set at run time | meaning |',
+    'README_cn.md': '| 参数 | 类型 | 默认值 | 范围 | 运行时可改 | 含义 |',
+}
+_TABLE = re.compile(r'(?<=<!-- parameters -->\n).*?(?=<!-- /parameters -->)', re.DOTALL)
+
+PARAMS_FILE = 'config/params.yaml'
+PARAMS_HEAD = """\
+# Every parameter of the node and its default (written by scripts/update_parameters.py).
+#
+# Copy the file, keep the lines that you change, and start with it:
+#   ros2 run hobot_llamacpp_py hobot_llamacpp_py --ros-args --params-file my_params.yaml
+#   ros2 launch hobot_llamacpp_py llama_vlm.launch.py params_file:=my_params.yaml
+# In a launch, a line that you leave in wins over what the launch file sets (llm_threads,
+# is_shared_mem_sub, cute_words, ...); launch arguments that you give win over the line, and
+# feed_type is always the launch file's.
+/**:
+  ros__parameters:
+"""
+
+
+def table(readme: str) -> str:
+    """Return the table for one of the two READMEs."""
+    rows = [HEADS[readme], '|---|---|---|---|---|---|']
+    for spec in specs().values():
+        default = str(spec.default).lower() if spec.type is bool else str(spec.default)
+        cells = (
+            f'`{spec.name}`',
+            'string' if spec.type is str else spec.type.__name__,
+            f'`{default}`' if default else '(empty)',
+            spec.range_text,
+            {'README.md': 'yes', 'README_cn.md': '是'}[readme] if spec.runtime else '',
+            spec.sentence,
+        )
+        rows.append('| ' + ' | '.join(cell.replace('|', r'\|') for cell in cells) + ' |')
+    return '\n'.join(rows) + '\n'
+
+
+def params_file() -> str:
+    """Return the parameters as ROS reads them from a file."""
+    return PARAMS_HEAD + '\n'.join(_entry(spec) for spec in specs().values())
+
+
+def _entry(spec: ParameterSpec) -> str:
+    # JSON is YAML, and quotes the texts that YAML would take for something else.
+    value = json.dumps(spec.default, ensure_ascii=False)
+    limits = f' ({spec.range_text})' if spec.range_text else ''
+    comment = fill(spec.sentence + limits, 95, initial_indent='    # ', subsequent_indent='    # ')
+    return f'{comment}\n    {spec.name}: {value}\n'
+
+
+def up_to_date() -> dict[str, str]:
+    """Return the content that each of the files should have."""
+    files = {PARAMS_FILE: params_file()}
+    for readme in HEADS:
+        text = (ROOT / readme).read_text('utf-8')
+        files[readme] = _TABLE.sub(lambda _, readme=readme: table(readme), text)
+    return files
+
+
+def main() -> int:
+    stale = {
+        name: text
+        for name, text in up_to_date().items()
+        if not (ROOT / name).exists() or (ROOT / name).read_text('utf-8') != text
+    }
+    if '--check' in sys.argv[1:]:
+        for name in stale:
+            print(f'{name} is out of date: python scripts/update_parameters.py')
+        return bool(stale)
+    for name, text in stale.items():
+        (ROOT / name).write_text(text, 'utf-8')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
