@@ -1,19 +1,27 @@
 """What llama_vlm.launch.py and llama_llm.launch.py start: the node and its neighbours.
 
-The neighbours (camera, codec, web view, speech) are packages of TogetheROS. One that is not
-installed is left out with a message; nothing about a neighbour stops the node.
+A neighbour that is not installed is left out with a message; nothing about a neighbour stops the
+node.
+
+The node's parameters come from three places, the later ones win: what the launch file sets, the
+`params_file`, and the arguments that the user gave.
 
 `launch` is imported where it is used: what is decided here can be tested without it.
 """
 
+from __future__ import annotations
+
+import json
 import os
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from hobot_llamacpp_py.neighbours import Neighbour, apt_name, neighbours, whole_number
+
+__all__ = ['arguments', 'generate', 'node_parameters']
+
 PACKAGE = 'hobot_llamacpp_py'
-CAMERAS = ('mipi', 'usb', 'fb')
-SPEECH = ('local', 'cloud')
+NODE = 'llamacpp_node'
 
 # name: (default, description), in the order of `ros2 launch --show-args`
 _NODE_ARGUMENTS = {
@@ -24,7 +32,18 @@ _NODE_ARGUMENTS = {
     'audio_asr_model': ('sense-voice-small-fp16.gguf', 'local speech recognition model'),
     'audio_device': ('hw:0,0', 'microphone and loudspeaker'),
     'namespace': ('', 'put all nodes and topics below this name, for several robots'),
-    'params_file': ('', 'YAML parameters of the node; they win over the other arguments'),
+    'params_file': ('', 'YAML parameters of the node; arguments that are given win over them'),
+}
+# Parameters of the node that are arguments of the launch files.
+_PARAMETERS = {
+    'llm_model_name': 'llamacpp_gguf_model_file_name',
+    'user_prompt': 'llamacpp_user_prompt',
+    'system_prompt': 'llamacpp_system_prompt',
+    'text_msg_pub_topic_name': 'llamacpp_text_msg_pub_name',
+    'ros_string_sub_topic_name': 'llamacpp_prompt_msg_sub_name',
+    'model_file_name': 'llamacpp_vit_model_file_name',
+    'model_type': 'llamacpp_model_type',
+    'pre_infer': 'llamacpp_advance',
 }
 
 
@@ -50,205 +69,40 @@ def arguments(vlm: bool, environment: Mapping[str, str]) -> dict[str, tuple[str,
     }
 
 
-@dataclass(frozen=True)
-class Neighbour:
-    """A launch file (arguments) or an executable (parameters) of another package."""
-
-    role: str
-    package: str
-    launch_file: str = ''
-    executable: str = ''
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def advice(self) -> str:
-        """How to get the package."""
-        if self.package.startswith('aliyun'):  # not in the board's apt repository
-            return 'build it from source'
-        return f'sudo apt install {apt_name(self.package)}'
-
-
-def apt_name(package: str) -> str:
-    """Return the Debian package that brings a ROS package to the board."""
-    return 'tros-humble-' + package.replace('_', '-')
-
-
-def neighbours(
-    vlm: bool, values: Mapping[str, str], environment: Mapping[str, str]
-) -> tuple[list[Neighbour], list[str]]:
-    """Return what belongs beside the node, and messages about the environment variables."""
-    chosen: list[Neighbour] = []
-    messages: list[str] = []
-    if vlm:
-        camera = environment.get('CAM_TYPE') or CAMERAS[0]
-        if camera not in CAMERAS:
-            messages.append(f'CAM_TYPE={camera} is none of {", ".join(CAMERAS)}: using mipi')
-            camera = CAMERAS[0]
-        chosen += _images(camera, values)
-    speech = {}
-    for variable in ('ASR_TYPE', 'TTS_TYPE'):
-        speech[variable] = environment.get(variable, '')
-        if speech[variable] not in ('', *SPEECH):
-            messages.append(f'{variable}={speech[variable]} is none of {", ".join(SPEECH)}')
-            speech[variable] = ''
-    chosen += _speech(vlm, speech['ASR_TYPE'], speech['TTS_TYPE'], values)
-    if off := [variable for variable, value in speech.items() if not value]:
-        # Off by default: beside the models it starves a board of eight cores.
-        settings = ' '.join(f'{variable}=local' for variable in off)
-        messages.append(f'speech is off; to turn it on: export {settings} (or cloud)')
-    return chosen, messages
-
-
-def _images(camera: str, values: Mapping[str, str]) -> Iterable[Neighbour]:
-    width, height = values['llamacpp_image_width'], values['llamacpp_image_height']
-    if camera == 'usb':
-        yield Neighbour(
-            'camera',
-            'hobot_usb_cam',
-            'hobot_usb_cam.launch.py',
-            arguments={
-                'usb_image_width': width,
-                'usb_image_height': height,
-                'usb_framerate': '30',
-                'usb_video_device': values['device'],
-            },
-        )
-    elif camera == 'fb':
-        yield Neighbour(
-            'picture publisher',
-            'hobot_image_publisher',
-            'hobot_image_publisher.launch.py',
-            arguments={
-                'publish_image_source': values['publish_image_source'],
-                'publish_image_format': 'jpg',
-                'publish_is_shared_mem': 'True',
-                'publish_message_topic_name': '/hbmem_img',
-                'publish_fps': '10',
-                'publish_is_loop': 'True',
-                'publish_output_image_w': width,
-                'publish_output_image_h': height,
-            },
-        )
-    else:
-        yield Neighbour(
-            'camera',
-            'mipi_cam',
-            'mipi_cam.launch.py',
-            arguments={
-                'mipi_image_width': width,
-                'mipi_image_height': height,
-                'mipi_io_method': 'shared_mem',
-                'mipi_frame_ts_type': 'realtime',
-                'mipi_video_device': values['device'],
-            },
-        )
-    yield Neighbour('shared memory set-up', 'hobot_shm', 'hobot_shm.launch.py')
-    # A USB camera's JPEG is decoded for the node, the others' NV12 is encoded for the web view.
-    jpeg_to_memory = camera == 'usb'
-    yield Neighbour(
-        'codec',
-        'hobot_codec',
-        'hobot_codec_decode.launch.py' if jpeg_to_memory else 'hobot_codec_encode.launch.py',
-        arguments={
-            'codec_in_mode': 'ros' if jpeg_to_memory else 'shared_mem',
-            'codec_out_mode': 'shared_mem' if jpeg_to_memory else 'ros',
-            'codec_sub_topic': '/image' if jpeg_to_memory else '/hbmem_img',
-            'codec_pub_topic': '/hbmem_img' if jpeg_to_memory else '/image',
-        },
-    )
-    yield Neighbour(
-        'web view',
-        'websocket',
-        'websocket.launch.py',
-        arguments={
-            'websocket_image_topic': '/image',
-            'websocket_image_type': 'mjpeg',
-            'websocket_only_show_image': 'True',
-        },
-    )
-
-
-def _speech(vlm: bool, asr: str, tts: str, values: Mapping[str, str]) -> Iterable[Neighbour]:
-    wake_word = int(vlm and _number(values['llamacpp_advance']) == 1)
-    device, prompts = values['audio_device'], values['llamacpp_prompt_msg_sub_name']
-    if asr == 'local':
-        yield Neighbour(
-            'speech recognition',
-            'sensevoice_ros2',
-            executable='sensevoice_ros2',
-            arguments={
-                'push_wakeup': wake_word,
-                'asr_model': values['audio_asr_model'],
-                'asr_pub_topic_name': prompts,
-                'micphone_name': device,
-            },
-        )
-    elif asr == 'cloud':
-        yield Neighbour(
-            'speech recognition',
-            'aliyun_asr_node',
-            executable='asr_node',
-            arguments={
-                'audio_device': device,
-                'pub_topic_name': prompts,
-                'pub_awake_keyword': bool(wake_word),
-            },
-        )
-    if tts == 'local':
-        yield Neighbour(
-            'speech output',
-            'hobot_tts',
-            executable='hobot_tts',
-            arguments={'playback_device': device},
-        )
-    elif tts == 'cloud':
-        yield Neighbour(
-            'speech output',
-            'aliyun_tts_node',
-            executable='aliyun_tts_node',
-            arguments={
-                'audio_device': device,
-                'text_topic': values['llamacpp_text_msg_pub_name'],
-            },
-        )
-
-
 def node_parameters(
-    vlm: bool, values: Mapping[str, str], has_shared_memory: bool
-) -> dict[str, int | str]:
-    """Return the parameters of the node; with a namespace the topic names are relative."""
+    vlm: bool, values: Mapping[str, str], given: Collection[str], has_shared_memory: bool
+) -> tuple[dict[str, int | str], dict[str, int | str]]:
+    """Return the node's parameters: those that a params_file may change, and those it may not.
+
+    With a namespace the topic names are relative.
+
+    Args:
+        values: of all launch arguments.
+        given: names of the arguments that the user gave.
+        has_shared_memory: hbm_img_msgs is installed.
+    """
+    # The topic names that are no arguments stand here too: a namespace makes them relative.
     parameters: dict[str, int | str] = {
-        'feed_type': 1 if vlm else 2,
         'llm_threads': 6,
-        'llm_model_name': values['llamacpp_gguf_model_file_name'],
-        'user_prompt': values['llamacpp_user_prompt'],
-        'system_prompt': values['llamacpp_system_prompt'],
-        'text_msg_pub_topic_name': values['llamacpp_text_msg_pub_name'],
-        'ros_string_sub_topic_name': values['llamacpp_prompt_msg_sub_name'],
         'ai_msg_pub_topic_name': '/llama_cpp_node',
         'cute_words': '来了',
     }
     if vlm:
         parameters |= {
-            'model_file_name': values['llamacpp_vit_model_file_name'],
-            'model_type': _number(values['llamacpp_model_type']),
-            'pre_infer': _number(values['llamacpp_advance']),
             'is_shared_mem_sub': int(has_shared_memory),
             'ros_img_sub_topic_name': '/image',
             'cute_words': '好的，我看一下;没问题，稍等;让我看看;马上就好',
         }
+    for name, argument in _PARAMETERS.items():
+        if argument in values:
+            is_number = name in ('model_type', 'pre_infer')
+            parameters[name] = whole_number(values[argument]) if is_number else values[argument]
     if values['namespace']:
         for name in parameters:
             if name.endswith('_topic_name'):
                 parameters[name] = str(parameters[name]).lstrip('/')
-    return parameters
-
-
-def _number(text: str) -> int | str:
-    """Return a number or bool as such; the node explains what is wrong with anything else."""
-    if text.lower() in ('true', 'false'):
-        return int(text.lower() == 'true')
-    return int(text) if text.isdecimal() else text
+    fixed = {name: parameters.pop(name) for name in _PARAMETERS if _PARAMETERS[name] in given}
+    return parameters, {'feed_type': 1 if vlm else 2, **fixed}
 
 
 def generate(vlm: bool) -> Any:
@@ -257,14 +111,20 @@ def generate(vlm: bool) -> Any:
     from launch.actions import DeclareLaunchArgument, OpaqueFunction
 
     declared = arguments(vlm, os.environ)
+    given: set[str] = set()
+
+    def note_given(context: Any) -> None:  # runs before the arguments take their defaults
+        given.update(declared.keys() & context.launch_configurations.keys())
 
     def start(context: Any) -> list[Any]:
         # Plain strings from here on: the choices below need values, not substitutions.
         values = {name: context.launch_configurations[name] for name in declared}
-        return _actions(vlm, values)
+        outer_namespace = context.launch_configurations.get('ros_namespace', '')
+        return _actions(vlm, values, given, outer_namespace)
 
     return LaunchDescription(
         [
+            OpaqueFunction(function=note_given),
             *(
                 DeclareLaunchArgument(name, default_value=default, description=description)
                 for name, (default, description) in declared.items()
@@ -274,12 +134,16 @@ def generate(vlm: bool) -> Any:
     )
 
 
-def _actions(vlm: bool, values: dict[str, str]) -> list[Any]:
+def _actions(
+    vlm: bool, values: dict[str, str], given: Collection[str], outer_namespace: str
+) -> list[Any]:
     from launch.actions import GroupAction, LogInfo
     from launch_ros.actions import Node, PushRosNamespace, SetRemap
-    from launch_ros.parameter_descriptions import ParameterValue
 
-    values['namespace'] = namespace = values['namespace'].strip('/')
+    values['namespace'] = values['namespace'].strip('/')
+    # With that of a launch file that includes ours. Always there: only a node whose whole name is
+    # known gets its parameters by that name, and so whatever name a params_file has for it.
+    namespace = '/'.join(['', *filter(None, (outer_namespace.strip('/'), values['namespace']))])
     if vlm:
         values['publish_image_source'] = _in_share(values['publish_image_source'])
     chosen, messages = neighbours(vlm, values, os.environ)
@@ -292,46 +156,62 @@ def _actions(vlm: bool, values: dict[str, str]) -> list[Any]:
         )
     started = [action for item in chosen if (action := _start(item, messages.append))]
 
-    parameters: list[Any] = [
-        {
-            # Without value_type a prompt such as "yes" or "a: b" would be read as YAML.
-            name: ParameterValue(value, value_type=str) if isinstance(value, str) else value
-            for name, value in node_parameters(vlm, values, has_shared_memory).items()
-        }
-    ]
+    changeable, fixed = node_parameters(vlm, values, given, has_shared_memory)
+    parameters: list[Any] = []
     if values['params_file']:
         params_file = os.path.abspath(os.path.expanduser(values['params_file']))
         if not os.path.isfile(params_file):  # launch would only warn and go on without it
             raise FileNotFoundError(f'params_file: there is no {params_file}')
         parameters.append(params_file)
+    parameters.append(_texts_kept(fixed))
     node = Node(
         package=PACKAGE,
         executable=PACKAGE,
-        name='llamacpp_node',
+        name=NODE,
+        namespace=namespace or '/',
         output='screen',
+        # Of no name and before the params_file, which may so change them.
+        arguments=['--ros-args', *_options(changeable)],
         parameters=parameters,
     )
 
     scope = []
-    if namespace:
+    if values['namespace']:
         # The neighbours take absolute topic names, so theirs are remapped.
-        topics = {'/image', '/hbmem_img', '/tts_text', '/prompt_text'}
+        topics = {'/image', '/hbmem_img', '/tts_text', '/prompt_text', '/llama_cpp_node'}
         topics |= {values['llamacpp_text_msg_pub_name'], values['llamacpp_prompt_msg_sub_name']}
-        scope = [PushRosNamespace(namespace)]
-        scope += [SetRemap(t, f'/{namespace}/{t.lstrip("/")}') for t in sorted(topics)]
+        scope = [PushRosNamespace(values['namespace'])]
+        scope += [SetRemap(t, f'{namespace}/{t.lstrip("/")}') for t in sorted(topics)]
     return [
         *(LogInfo(msg=f'[{PACKAGE}] {message}') for message in messages),
         GroupAction([*scope, *started, node]),
     ]
 
 
+def _options(parameters: Mapping[str, int | str]) -> list[str]:
+    """Write parameters as options of a command line; JSON is YAML that needs no quoting rules."""
+    return [
+        word
+        for name, value in parameters.items()
+        for word in ('-p', f'{name}:={json.dumps(value, ensure_ascii=False)}')
+    ]
+
+
+def _texts_kept(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters for launch_ros that leaves texts such as "yes" or "a: b" what they are."""
+    from launch_ros.parameter_descriptions import ParameterValue
+
+    return {
+        name: ParameterValue(value, value_type=str) if isinstance(value, str) else value
+        for name, value in parameters.items()
+    }
+
+
 def _start(neighbour: Neighbour, report: Callable[[str], None]) -> Any:
     """Return the action that starts the neighbour, or report why there is none."""
-    from launch import LaunchContext
     from launch.actions import GroupAction, IncludeLaunchDescription
     from launch.launch_description_sources import PythonLaunchDescriptionSource
     from launch_ros.actions import Node
-    from launch_ros.parameter_descriptions import ParameterValue
 
     prefix = _prefix(neighbour.package) or ''
     if neighbour.launch_file:
@@ -346,25 +226,37 @@ def _start(neighbour: Neighbour, report: Callable[[str], None]) -> Any:
             package=neighbour.package,
             executable=neighbour.executable,
             output='screen',
-            parameters=[
-                {
-                    name: ParameterValue(value, value_type=str)
-                    if isinstance(value, str)
-                    else value
-                    for name, value in neighbour.arguments.items()
-                }
-            ],
+            parameters=[_texts_kept(neighbour.arguments)],
             arguments=['--ros-args', '--log-level', 'warn'],
         )
-    source = PythonLaunchDescriptionSource(path)
-    try:
-        source.get_launch_description(LaunchContext())
-    except Exception as error:  # it may miss a package of its own
-        report(f'no {neighbour.role}: {path} failed: {error}')
-        return None
+    include = IncludeLaunchDescription(
+        PythonLaunchDescriptionSource(path), launch_arguments=neighbour.arguments.items()
+    )
     # In a group of its own: launch files would set each other's arguments.
-    include = IncludeLaunchDescription(source, launch_arguments=neighbour.arguments.items())
-    return GroupAction([include])
+    return GroupAction([_tolerant(include, f'{neighbour.role}: {path}')])
+
+
+def _tolerant(entity: Any, name: str) -> Any:
+    """Wrap an entity of a launch file so that, where it fails, only it is left out.
+
+    A neighbour's launch file may miss a package of its own, which may show while it is read or
+    as late as when one of its processes is to be started.
+    """
+    from launch import LaunchDescriptionEntity
+    from launch.actions import LogInfo
+
+    class Tolerant(LaunchDescriptionEntity):
+        def visit(self, context: Any) -> list[Any]:
+            try:
+                entities = entity.visit(context) or []
+            except Exception as error:
+                return [LogInfo(msg=f'[{PACKAGE}] left out of the {name}: {error}')]
+            return [_tolerant(inner, name) for inner in entities]
+
+        def get_asyncio_future(self) -> Any:
+            return entity.get_asyncio_future()
+
+    return Tolerant()
 
 
 def _prefix(package: str) -> str | None:

@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
+from domain import own_domain
 
 from hobot_llamacpp_py import launch_description
-from hobot_llamacpp_py.launch_description import arguments, neighbours, node_parameters
+from hobot_llamacpp_py.launch_description import arguments, node_parameters
+from hobot_llamacpp_py.neighbours import neighbours
+from hobot_llamacpp_py.parameters import specs
 
 ROOT = Path(__file__).parents[1]
 
@@ -121,13 +123,86 @@ def test_speech(advance):
         ('hobot_tts', 'hobot_tts', {'playback_device': 'hw:1,0'}),
     ]
     chosen, _ = neighbours(True, values, {'ASR_TYPE': 'cloud', 'TTS_TYPE': 'cloud'})
-    assert [n.package for n in chosen[-2:]] == ['aliyun_asr_node', 'aliyun_tts_node']
+    assert [(n.package, n.executable, dict(n.arguments)) for n in chosen[-2:]] == [
+        (
+            'aliyun_asr_node',
+            'asr_node',
+            {
+                'audio_device': 'hw:1,0',
+                'pub_topic_name': '/prompt_text',
+                'pub_awake_keyword': advance == '1',
+            },
+        ),
+        (
+            'aliyun_tts_node',
+            'aliyun_tts_node',
+            {
+                'tts_method': 'sambert',
+                'cosy_voice': 'longjielidou',
+                'audio_device': 'hw:1,0',
+                'text_topic': '/tts_text',
+            },
+        ),
+    ]
+
+
+def test_what_the_cameras_are_given():
+    """Each neighbour of a camera gets the arguments that its launch file has."""
+    size = dict(llamacpp_image_width='640', llamacpp_image_height='480')
+    cameras = {
+        'mipi': {
+            'mipi_image_width': '640',
+            'mipi_image_height': '480',
+            'mipi_io_method': 'shared_mem',
+            'mipi_frame_ts_type': 'realtime',
+            'mipi_video_device': 'F37',
+        },
+        'usb': {
+            'usb_image_width': '640',
+            'usb_image_height': '480',
+            'usb_framerate': '30',
+            'usb_video_device': '/dev/video0',
+        },
+        'fb': {
+            'publish_image_source': './config/image2.jpg',
+            'publish_image_format': 'jpg',
+            'publish_is_shared_mem': 'True',
+            'publish_message_topic_name': '/hbmem_img',
+            'publish_fps': '10',
+            'publish_is_loop': 'True',
+            'publish_output_image_w': '640',
+            'publish_output_image_h': '480',
+        },
+    }
+    encode = {
+        'codec_in_mode': 'shared_mem',
+        'codec_out_mode': 'ros',
+        'codec_sub_topic': '/hbmem_img',
+        'codec_pub_topic': '/image',
+    }
+    decode = {
+        'codec_in_mode': 'ros',
+        'codec_out_mode': 'shared_mem',
+        'codec_sub_topic': '/image',
+        'codec_pub_topic': '/hbmem_img',
+    }
+    web_view = {
+        'websocket_image_topic': '/image',
+        'websocket_image_type': 'mjpeg',
+        'websocket_only_show_image': 'True',
+    }
+    for name, camera in cameras.items():
+        environment = {'CAM_TYPE': name}
+        chosen, _ = neighbours(True, defaults(True, environment, **size), environment)
+        codec = decode if name == 'usb' else encode
+        assert [dict(n.arguments) for n in chosen] == [camera, {}, codec, web_view]
 
 
 def test_topics_are_absolute_without_a_namespace_and_relative_with_one():
     """As in the C++ package by default; below the namespace where one is given."""
-    plain = node_parameters(True, defaults(True), has_shared_memory=True)
-    inside = node_parameters(True, defaults(True, namespace='robot1'), has_shared_memory=True)
+    plain, _ = node_parameters(True, defaults(True), (), has_shared_memory=True)
+    robot1 = defaults(True, namespace='robot1')
+    inside, _ = node_parameters(True, robot1, (), has_shared_memory=True)
     names = [name for name in plain if name.endswith('_topic_name')]
     assert sorted(plain[name] for name in names) == [
         '/image',
@@ -140,10 +215,21 @@ def test_topics_are_absolute_without_a_namespace_and_relative_with_one():
 
 def test_parameters_of_the_vlm_node():
     """The VLM node listens to the camera, through shared memory where it can."""
-    parameters = node_parameters(True, defaults(True, llamacpp_advance='true'), False)
-    assert (parameters['feed_type'], parameters['llm_threads']) == (1, 6)
-    assert (parameters['is_shared_mem_sub'], parameters['pre_infer']) == (0, 1)
+    given = dict(llamacpp_advance='true')
+    parameters, fixed = node_parameters(True, defaults(True, **given), given, False)
+    assert (parameters['llm_threads'], parameters['is_shared_mem_sub']) == (6, 0)
     assert parameters['model_type'] == 0
+    assert len(parameters['cute_words'].split(';')) > 3
+    assert fixed == {'feed_type': 1, 'pre_infer': 1}
+
+
+def test_parameters_of_the_text_chat():
+    """The text chat has no encoder and no images."""
+    parameters, fixed = node_parameters(False, defaults(False), (), False)
+    assert fixed == {'feed_type': 2}
+    assert parameters['llm_threads'] == 6
+    assert parameters['system_prompt'] == 'config/system_prompt.txt'
+    assert not parameters.keys() & {'model_file_name', 'is_shared_mem_sub', 'pre_infer'}
 
 
 def test_launch_files_name_the_same_function():
@@ -168,6 +254,19 @@ include = IncludeLaunchDescription(source, launch_arguments=arguments)
 service.include_launch_description(LaunchDescription([include]))
 sys.exit(service.run())
 """
+# A launch file that includes one of ours.
+FLEET = """
+from launch import LaunchDescription
+from launch.actions import GroupAction, IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch_ros.actions import PushRosNamespace, SetParameter
+def generate_launch_description():
+    ours = IncludeLaunchDescription(
+        PythonLaunchDescriptionSource({path!r}), launch_arguments=[('namespace', 'robot1')]
+    )
+    group = [PushRosNamespace('fleet'), SetParameter('max_tokens', 9), ours]
+    return LaunchDescription([GroupAction(group)])
+"""
 # A neighbour's launch file that notes what it was given.
 NEIGHBOUR = """
 import json
@@ -179,11 +278,21 @@ def note(context):
 def generate_launch_description():
     return LaunchDescription([OpaqueFunction(function=note)])
 """
-# An executable that notes its arguments and its parameter files, and ends.
-EXECUTABLE = """#!/bin/sh
-printf '%s\\n' "$@" > {path}.args
-while [ $# -gt 0 ]; do [ "$1" = --params-file ] && cat "$2" >> {path}.yaml; shift; done
-exit 0
+# An executable that notes who and what it is, as ROS has understood its command line, and ends.
+EXECUTABLE = """#!{python}
+import json, sys
+import rclpy
+rclpy.init(args=sys.argv)
+node = rclpy.create_node(
+    'unnamed', automatically_declare_parameters_from_overrides=True, enable_rosout=False
+)
+noted = dict(
+    name=node.get_fully_qualified_name(),
+    parameters={{k: v.value for k, v in node.get_parameters_by_prefix('').items()}},
+    topics={{t: node.resolve_topic_name(t) for t in ['/image', '/hbmem_img', '/llama_cpp_node']}},
+)
+with open({path!r}, 'w') as file:
+    json.dump(noted, file)
 """
 
 
@@ -205,7 +314,8 @@ class Robot:
         if executable:
             path = self.prefix / 'lib' / package / executable
             path.parent.mkdir(parents=True)
-            path.write_text(EXECUTABLE.format(path=self.prefix / executable))
+            note = str(self.prefix / f'{executable}.json')
+            path.write_text(EXECUTABLE.format(python=sys.executable, path=note))
             path.chmod(0o755)
 
     def install_all(self) -> None:
@@ -218,47 +328,44 @@ class Robot:
     def launch(self, name: str, *given: str, **environment: str) -> str:
         """Run one of our launch files to its end and return what it printed."""
         inherited = {k: v for k, v in os.environ.items() if not k.endswith('_TYPE')}
-        result = subprocess.run(
-            [sys.executable, '-c', RUNNER, str(ROOT / 'launch' / name), *given],
-            env=inherited
-            | {
-                'AMENT_PREFIX_PATH': str(self.prefix),
-                'PYTHONPATH': os.pathsep.join([str(ROOT), *filter(None, sys.path)]),
-                'ROS_LOG_DIR': str(self.prefix / 'log'),
-            }
-            | environment,
-            cwd=self.prefix,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=60,
-        )
+        with own_domain() as domain:
+            result = subprocess.run(
+                [sys.executable, '-c', RUNNER, str(ROOT / 'launch' / name), *given],
+                env=inherited
+                | {
+                    'AMENT_PREFIX_PATH': str(self.prefix),
+                    'PYTHONPATH': os.pathsep.join([str(ROOT), *filter(None, sys.path)]),
+                    'ROS_DOMAIN_ID': str(domain),
+                    'ROS_LOG_DIR': str(self.prefix / 'log'),
+                }
+                | environment,
+                cwd=self.prefix,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=60,
+            )
         assert result.returncode == 0, result.stdout
         return result.stdout
 
     def started(self) -> set[str]:
         """Return the launch files and executables that ran."""
-        paths = [*self.prefix.glob('*.json'), *self.prefix.glob('*.args')]
-        return {path.name.removesuffix('.json').removesuffix('.args') for path in paths}
+        return {path.name.removesuffix('.json') for path in self.prefix.glob('*.json')}
 
     def given(self, launch_file: str) -> dict:
         return json.loads((self.prefix / f'{launch_file}.json').read_text())
 
-    def arguments(self, executable: str = 'hobot_llamacpp_py') -> list[str]:
-        return (self.prefix / f'{executable}.args').read_text().splitlines()
+    def node(self, executable: str = 'hobot_llamacpp_py') -> dict:
+        return json.loads((self.prefix / f'{executable}.json').read_text())
 
     def parameters(self, executable: str = 'hobot_llamacpp_py') -> dict:
-        parameters = {}
-        for line in (self.prefix / f'{executable}.yaml').read_text().split('ros__parameters:')[1:]:
-            # each file is `name: {ros__parameters: ...}`; later files win
-            body = '\n'.join(part for part in line.split('\n') if part.startswith('    '))
-            parameters |= yaml.safe_load(body)
-        return parameters
+        return self.node(executable)['parameters']
 
 
 @pytest.fixture
 def robot(tmp_path):
     pytest.importorskip('launch_ros', reason='needs the launch system of an installed ROS 2')
+    pytest.importorskip('rclpy', reason='needs ROS 2')
     return Robot(tmp_path)
 
 
@@ -305,14 +412,29 @@ def test_launch_files_do_not_see_each_others_arguments(robot):
     assert 'mipi_io_method' not in robot.given('websocket.launch.py')
 
 
-def test_broken_neighbour(robot):
-    """A neighbour whose launch file fails is left out with the reason."""
-    robot.install('websocket', 'websocket.launch.py')
-    broken = robot.prefix / 'share/websocket/launch/websocket.launch.py'
-    broken.write_text('def generate_launch_description():\n    raise LookupError("no nginx")\n')
+@pytest.mark.parametrize(
+    'statement',
+    [
+        'raise LookupError("no nginx")',
+        # Noticed only when the launch has begun.
+        'return LaunchDescription([OpaqueFunction(function=fail)])',
+        'return LaunchDescription([Node(package="no nginx", executable="nginx")])',
+    ],
+)
+def test_broken_neighbour(robot, statement):
+    """What fails of a neighbour's launch file is left out with the reason, now or later."""
+    robot.install_all()
+    broken = robot.prefix / 'share/mipi_cam/launch/mipi_cam.launch.py'
+    broken.write_text(
+        'from launch import LaunchDescription\n'
+        'from launch.actions import OpaqueFunction\n'
+        'from launch_ros.actions import Node\n'
+        'def fail(context):\n    raise LookupError("no nginx")\n'
+        f'def generate_launch_description():\n    {statement}\n'
+    )
     output = robot.launch('llama_vlm.launch.py')
-    assert 'no web view' in output and 'no nginx' in output
-    assert 'hobot_llamacpp_py' in robot.started()
+    assert 'left out of the camera: ' in output and 'no nginx' in output
+    assert {'hobot_llamacpp_py', 'websocket.launch.py'} <= robot.started()
 
 
 def test_text_chat(robot):
@@ -335,21 +457,72 @@ def test_prompts_arrive_as_they_are(robot, prompt):
 def test_namespace(robot):
     """With a namespace the node and its neighbours live below it, and so do their topics."""
     robot.install_all()
-    robot.launch('llama_vlm.launch.py', 'namespace:=robot1')
-    assert '__ns:=/robot1' in robot.arguments()
-    assert '/hbmem_img:=/robot1/hbmem_img' in robot.arguments()
-    assert robot.parameters()['text_msg_pub_topic_name'] == 'tts_text'
+    robot.launch('llama_vlm.launch.py', 'namespace:=robot1', TTS_TYPE='local')
+    node = robot.node()
+    assert node['name'] == '/robot1/llamacpp_node'
+    assert node['parameters']['text_msg_pub_topic_name'] == 'tts_text'
+    # also where a params_file names them as they are by default
+    assert node['topics'] == {t: f'/robot1{t}' for t in node['topics']}
+    assert robot.node('hobot_tts')['name'] == '/robot1/unnamed'
     camera = robot.given('mipi_cam.launch.py')
     assert camera['ros_namespace'] == '/robot1'
     assert ['/image', '/robot1/image'] in camera['ros_remaps']
 
 
-def test_params_file(robot):
-    """The parameters of a file win over the launch arguments."""
+def test_included_below_a_namespace(robot):
+    """A launch file of a fleet can include ours below a namespace of its own."""
+    fleet = robot.prefix / 'fleet.launch.py'
+    fleet.write_text(FLEET.format(path=str(ROOT / 'launch' / 'llama_llm.launch.py')))
+    robot.launch(str(fleet))
+    node = robot.node()
+    assert node['name'] == '/fleet/robot1/llamacpp_node'
+    assert node['parameters']['max_tokens'] == 9
+    assert node['topics']['/llama_cpp_node'] == '/fleet/robot1/llama_cpp_node'
+
+
+@pytest.mark.parametrize('name', ['/**', 'llamacpp_node', '/llamacpp_node'])
+def test_params_file(robot, name):
+    """A file's parameters win over the launch file's, and arguments that were given over both."""
     path = robot.prefix / 'params.yaml'
-    path.write_text('/**:\n  ros__parameters:\n    llm_threads: 2\n')
-    robot.launch('llama_vlm.launch.py', f'params_file:={path}')
-    assert robot.parameters()['llm_threads'] == 2
+    path.write_text(
+        f'{name}:\n'
+        '  ros__parameters:\n'
+        '    feed_type: 0\n'
+        '    llm_threads: 2\n'
+        '    model_type: 1\n'
+        '    user_prompt: from the file\n'
+        '    system_prompt: from the file\n'
+    )
+    robot.launch(
+        'llama_vlm.launch.py',
+        f'params_file:={path}',
+        'llamacpp_model_type:=0',
+        'llamacpp_user_prompt:=',
+    )
+    parameters = robot.parameters()
+    assert parameters['feed_type'] == 1  # what this launch file is for
+    assert parameters['llm_threads'] == 2
+    assert parameters['model_type'] == 0
+    assert parameters['user_prompt'] == ''
+    assert parameters['system_prompt'] == 'from the file'
+    assert parameters['llm_model_name'] == 'Qwen2.5-0.5B-Instruct-Q4_0.gguf'
+
+
+@pytest.mark.parametrize('name', ['/**', '/robot1/llamacpp_node'])
+def test_params_file_below_a_namespace(robot, name):
+    """With a namespace a params_file counts as well."""
+    path = robot.prefix / 'params.yaml'
+    path.write_text(f'{name}:\n  ros__parameters:\n    llm_threads: 2\n    model_type: 1\n')
+    given = (f'params_file:={path}', 'namespace:=robot1', 'llamacpp_model_type:=0')
+    robot.launch('llama_vlm.launch.py', *given)
+    assert (robot.parameters()['llm_threads'], robot.parameters()['model_type']) == (2, 0)
+
+
+def test_every_parameter_of_the_params_file_arrives(robot):
+    """config/params.yaml can be given as it is; its values are what the node starts with."""
+    robot.launch('llama_llm.launch.py', f'params_file:={ROOT / "config/params.yaml"}')
+    expected = {spec.name: spec.default for spec in specs().values()} | {'feed_type': 2}
+    assert {name: robot.parameters()[name] for name in expected} == expected
 
 
 def test_missing_params_file(robot):
