@@ -7,7 +7,8 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,14 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from togetheros import sourced
 
+NAMES = {
+    name: name
+    for name in (
+        *('/llamacpp_node', '/llamacpp_node/text', '/llamacpp_node/partial'),
+        *('/llamacpp_node/cancel', '/llamacpp_node/reset', '/prompt_text', '/tts_text'),
+        *('/llama_cpp_node', '/image', '/hbmem_img', '/diagnostics'),
+    )
+}
 TIMEOUT = 60.0  # seconds: generous, for machines that are busy with something else
 
 
@@ -32,6 +41,11 @@ class Robot:
 
     Use as a context manager. `parameters` are the node's, as on a command line; `arguments`
     follow them. `togetheros`: the message packages of TogetheROS are installed.
+
+    Args:
+        names: names of the node, its topics and services, where they are not the default ones.
+        beside: a robot whose domain this one shares.
+        command: what the node's command line is given to, for example to run it elsewhere.
     """
 
     def __init__(
@@ -41,8 +55,13 @@ class Robot:
         parameters: dict[str, Any],
         arguments: Sequence[str] = (),
         togetheros: bool = False,
+        names: Mapping[str, str] = NAMES,
+        beside: Robot | None = None,
+        command: Sequence[str] = (),
     ) -> None:
         self._arguments, self._togetheros = arguments, togetheros
+        self.names, self._command = {**NAMES, **names}, command
+        self._claim = nullcontext(beside._domain) if beside else own_domain()
         self.texts: list[str] = []
         self.partials: list[str] = []
         self.speech: list[str] = []
@@ -52,7 +71,6 @@ class Robot:
         self._parameters = {'llm_threads': 1, 'temperature': 0.0, **parameters}
 
     def __enter__(self) -> Robot:
-        self._claim = own_domain()
         self._domain = self._claim.__enter__()
         self._context = rclpy.Context()
         rclpy.init(context=self._context, domain_id=self._domain)
@@ -64,13 +82,16 @@ class Robot:
             ('/llamacpp_node/partial', self.partials),
             ('/tts_text', self.speech),
         ):
+            topic = self.names[topic]
             self.listen(topic, lambda message, messages=messages: messages.append(message.data))
         if self._togetheros:
             from ai_msgs.msg import PerceptionTargets
 
-            self.listen('/llama_cpp_node', self.targets.append, PerceptionTargets)
-        self.client.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 10)
-        self._prompts = self.client.create_publisher(String, '/prompt_text', 10)
+            topic = self.names['/llama_cpp_node']
+            self.listen(topic, self.targets.append, PerceptionTargets)
+        diagnostics = self.names['/diagnostics']
+        self.client.create_subscription(DiagnosticArray, diagnostics, self._on_diagnostics, 10)
+        self._prompts = self.client.create_publisher(String, self.names['/prompt_text'], 10)
         self._images: dict[type, Any] = {}
         self._start()
         return self
@@ -104,8 +125,9 @@ class Robot:
         executable = self._installed / 'lib/hobot_llamacpp_py/hobot_llamacpp_py'
         self._log_path = self._folder / f'node-{self._domain}.log'
         self._log_file = self._log_path.open('w')
+        command = [*self._command, str(executable), *arguments]
         self.process = subprocess.Popen(
-            [str(executable), *arguments], env=variables, cwd=self._folder, stderr=self._log_file
+            command, env=variables, cwd=self._folder, stderr=self._log_file
         )
 
     # -- what the node says ----------------------------------------------------------------------
@@ -122,7 +144,7 @@ class Robot:
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
-            if status.name == '/llamacpp_node':
+            if status.name == self.names['/llamacpp_node']:
                 self.status = {pair.key: pair.value for pair in status.values}
 
     def wait_for(self, done: Callable[[], Any], what: str = 'it') -> None:
@@ -169,6 +191,7 @@ class Robot:
 
     def publish(self, message: Any, topic: str = '/image') -> None:
         """Publish an image until the node has it: a camera would send the next one, too."""
+        topic = self.names.get(topic, topic)
         key = (type(message), topic)
         if key not in self._images:
             reliable = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
@@ -196,7 +219,7 @@ class Robot:
 
     def call(self, service: str) -> Trigger.Response:
         """Call one of the node's own services."""
-        return self._call(Trigger, f'/llamacpp_node/{service}', Trigger.Request())
+        return self._call(Trigger, self.names[f'/llamacpp_node/{service}'], Trigger.Request())
 
     def set_parameter(self, name: str, value: str | int | float | bool) -> tuple[bool, str]:
         """Set a parameter as `ros2 param set` does; return success and reason."""
@@ -205,7 +228,8 @@ class Robot:
         field = {f'{kind.lower()}_value': value}
         wrapped = ParameterValue(type=getattr(ParameterType, f'PARAMETER_{kind}'), **field)
         request = SetParameters.Request(parameters=[Parameter(name=name, value=wrapped)])
-        (result,) = self._call(SetParameters, '/llamacpp_node/set_parameters', request).results
+        service = f'{self.names["/llamacpp_node"]}/set_parameters'
+        (result,) = self._call(SetParameters, service, request).results
         return result.successful, result.reason
 
     def _call(self, service_type: Any, name: str, request: Any) -> Any:

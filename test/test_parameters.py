@@ -3,6 +3,8 @@
 import dataclasses
 
 import pytest
+import yaml
+from nano import ROOT
 
 from hobot_llamacpp_py.errors import ParameterError
 from hobot_llamacpp_py.parameters import Parameters, coerce, specs
@@ -57,6 +59,13 @@ def test_defaults_pass_their_own_checks() -> None:
         assert coerce(spec.name, spec.default) == spec.default
         assert spec.sentence
     assert Parameters.from_values({}) == Parameters()
+
+
+def test_params_file() -> None:
+    """Every parameter stands in config/params.yaml, and what YAML makes of it is its default."""
+    (node,) = yaml.safe_load((ROOT / 'config' / 'params.yaml').read_text('utf-8')).values()
+    assert node['ros__parameters'].keys() == specs().keys()
+    assert Parameters.from_values(node['ros__parameters']) == Parameters()
 
 
 def test_history_is_automatic() -> None:

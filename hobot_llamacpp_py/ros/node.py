@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -114,7 +115,7 @@ class LlamacppNode(Node):
     # -- start -----------------------------------------------------------------------------------
 
     def _forward_logs(self) -> None:
-        """Send what the engine logs through this node's logger."""
+        """Send what the engine logs through the logger of the node whose engine it is."""
         core = logging.getLogger('hobot_llamacpp_py')
         core.setLevel(logging.INFO)
         core.propagate = False
@@ -180,6 +181,7 @@ class LlamacppNode(Node):
         return {name: str(path) for name, path in files.items()}
 
     def _load_models(self) -> Engine:
+        _thread.logger = self.get_logger()
         parameters = self._settings
         cores = len(os.sched_getaffinity(0))
         if parameters.llm_threads > cores:
@@ -238,8 +240,9 @@ class LlamacppNode(Node):
 
     def _on_incompatible_qos(self, event: Any) -> None:
         self._missed_publishers = event.total_count
+        topic = self.resolve_topic_name(self._settings.ros_string_sub_topic_name)
         self.get_logger().warning(
-            f'a publisher on {self._settings.ros_string_sub_topic_name} has an incompatible QoS'
+            f'a publisher on {topic} has an incompatible QoS'
             ' (BEST_EFFORT?): its prompts cannot be received; make it RELIABLE'
         )
 
@@ -306,7 +309,7 @@ class LlamacppNode(Node):
     def on_ready(self, engine: Engine) -> None:
         self._engine = engine
         seconds = time.monotonic() - self._started
-        topic = self._settings.ros_string_sub_topic_name
+        topic = self.resolve_topic_name(self._settings.ros_string_sub_topic_name)
         self.get_logger().info(f'ready after {seconds:.1f} s; questions come from {topic}')
 
     def on_fatal(self, error: str) -> None:
@@ -369,19 +372,25 @@ def _line(text: str) -> str:
     return ' '.join(text.split())[:1000]
 
 
+# Python's loggers belong to the process, which may hold several nodes: each inference thread notes
+# its node's logger here.
+_thread = threading.local()
+
+
 class _RosLogHandler(logging.Handler):
-    """Hands Python log records to a ROS logger."""
+    """Hands Python log records to the ROS logger of their thread, or else to a given one."""
 
     def __init__(self, logger: Any) -> None:
         super().__init__()
         self._logger = logger
 
     def emit(self, record: logging.LogRecord) -> None:
+        logger = getattr(_thread, 'logger', self._logger)
         # rclpy remembers the severity of each calling line: one line for each severity.
         message = self.format(record)
         if record.levelno >= logging.ERROR:
-            self._logger.error(message)
+            logger.error(message)
         elif record.levelno >= logging.WARNING:
-            self._logger.warning(message)
+            logger.warning(message)
         else:
-            self._logger.info(message)
+            logger.info(message)
