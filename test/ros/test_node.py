@@ -10,6 +10,7 @@ from pathlib import Path
 
 import cv2
 import pytest
+from gguf_files import with_template
 from nano import CONFIG, ROOT, answer, draw_scene
 
 pytest.importorskip('rclpy', reason='needs ROS 2')
@@ -241,7 +242,8 @@ class TestPreInference:
     def test_wake_word(self, start: Start) -> None:
         """The wake word prepares the frame of the next question and is not answered."""
         (seen, first), (later, second) = draw_scene(70), draw_scene(71)
-        with start(feed_type=1, pre_infer=1, image_timeout=20.0) as robot:
+        words = 'hey robot;你好'
+        with start(feed_type=1, pre_infer=1, wake_words=words, image_timeout=20.0) as robot:
             robot.wait_until_ready()
             robot.show(first)
             robot.say('你好，')
@@ -384,6 +386,60 @@ class TestTextChat:
             for language in ('en', 'zh'):
                 for wordings, right in facts(language)[4:12:3]:
                     assert robot.ask(wordings[0]) == right
+
+    def test_own_template(self, start: Start, tmp_path: Path) -> None:
+        """Whatever template a GGUF brings, the chat follows it."""
+        # This one puts the first words of each answer into the model's mouth.
+        template = (
+            "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content"
+            " + '<|im_end|>\n' }}{% endfor %}{{ '<|im_start|>assistant\nThe capital of' }}"
+        )
+        decoder = with_template(tmp_path / 'capital.gguf', template)
+        with start(feed_type=2, llm_model_name=decoder) as robot:
+            robot.wait_until_ready()
+            assert robot.ask('What is the capital of France?') == 'France is Paris.'
+
+    def test_system_prompt_from_a_file(self, start: Start, tmp_path: Path) -> None:
+        """A system prompt can be the path of a text file, at start and at run time."""
+        file = tmp_path / 'prompt.txt'
+        file.write_text('You are a helpful assistant, and you like short answers.\n', 'utf-8')
+        (question,), right = facts('en')[4]
+        with start(feed_type=2, system_prompt=file) as robot:
+            robot.wait_until_ready()
+            assert robot.ask(question) == right
+            robot.wait_for(lambda: float(robot.status['eval ms/token']) > 0, 'diagnostics')
+            from_file = robot.status['KV cells used']
+            for prompt in ('You are a helpful assistant.', file.read_text('utf-8').strip()):
+                assert robot.set_parameter('system_prompt', prompt) == (True, '')
+                assert robot.call('reset').success
+                assert robot.ask(question) == right
+                same = prompt in file.read_text('utf-8')
+                robot.wait_for(
+                    lambda same=same: (robot.status['KV cells used'] == from_file) == same,
+                    'decoding this system prompt',
+                )
+
+    def test_conversation_is_kept_within_n_ctx(self, start: Start) -> None:
+        """Every turn stays until n_ctx is full; then the oldest make room, without an error."""
+        known = [*facts('en')[4:12], *facts('zh')[4:12]]
+        with start(feed_type=2, n_ctx=256) as robot:
+            robot.wait_until_ready()
+
+            def ask(first: int, last: int) -> None:
+                for wordings, right in known[first:last]:
+                    assert robot.ask(wordings[0]) == right
+
+            def wait_for_cells(least: int) -> None:
+                robot.wait_for(lambda: int(robot.status['KV cells used']) >= least, 'remembering')
+
+            ask(0, 1)
+            robot.wait_for(lambda: float(robot.status['eval ms/token']) > 0, 'diagnostics')
+            one_turn = int(robot.status['KV cells used'])
+            ask(1, 4)
+            wait_for_cells(one_turn + 3 * 20)  # all four turns, of more than 20 tokens each
+            ask(4, 16)
+            ask(0, 16)
+            wait_for_cells(one_turn + 20)  # more than the last one
 
 
 class TestControl:

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from logging import getLogger
 from pathlib import Path
 
@@ -67,16 +67,21 @@ class TestOneProcess:
                 0.2, lambda images=images, message=message: images.publish(message)
             )
 
+        def wait_for(done: Callable[[], bool]) -> None:
+            deadline = time.monotonic() + TIMEOUT
+            while not done():
+                assert time.monotonic() < deadline
+                executor.spin_once(timeout_sec=0.1)
+
         def ask(*sides: str) -> dict[str, str]:
             for side in sides:
                 prompts[side].publish(String(data=DESCRIBE))
-            deadline = time.monotonic() + TIMEOUT
-            while not all(texts[side] for side in sides) and time.monotonic() < deadline:
-                executor.spin_once(timeout_sec=0.1)
+            wait_for(lambda: all(texts[side] for side in sides))
             return {side: texts[side].pop().data for side in sides}
 
         expected = {side: answer(scene, DESCRIBE) for side, (scene, _) in scenes.items()}
         try:
+            wait_for(lambda: all(prompts[side].get_subscription_count() for side in scenes))
             assert ask('left', 'right') == expected
             prompts['left'].publish(String(data='你好'))
             assert ask('left') == {'left': expected['left']}
