@@ -78,5 +78,8 @@ def test_history_is_automatic() -> None:
 def test_sampling_reaches_the_engine() -> None:
     """Each sampling parameter arrives under its own name."""
     chosen = dict(temperature=0.1, top_k=2, top_p=0.3, min_p=0.4, repeat_penalty=1.5)
-    sampling = Parameters(**chosen, repeat_last_n=6, seed=7).chat_config('').sampling
-    assert dataclasses.asdict(sampling) == {**chosen, 'repeat_last_n': 6, 'seed': 7}
+    sampling = (
+        Parameters(**chosen, repeat_last_n=6, seed=7).chat_config('', 'root ::= "a"').sampling
+    )
+    others = {'repeat_last_n': 6, 'seed': 7, 'grammar': 'root ::= "a"'}
+    assert dataclasses.asdict(sampling) == {**chosen, **others}
