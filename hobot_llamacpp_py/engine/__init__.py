@@ -3,6 +3,16 @@
 from hobot_llamacpp_py.engine.chat import Chat
 from hobot_llamacpp_py.engine.decoder import CancelToken
 from hobot_llamacpp_py.engine.engine import Answer, Engine, Request, Stats
+from hobot_llamacpp_py.engine.grammar import schema_to_grammar
 from hobot_llamacpp_py.engine.prompt_format import Turn
 
-__all__ = ['Answer', 'CancelToken', 'Chat', 'Engine', 'Request', 'Stats', 'Turn']
+__all__ = [
+    'Answer',
+    'CancelToken',
+    'Chat',
+    'Engine',
+    'Request',
+    'Stats',
+    'Turn',
+    'schema_to_grammar',
+]

@@ -269,10 +269,12 @@ class LlamacppNode(Node):
             parameters = self._settings.replaced(values)
             system_prompt_text(parameters.system_prompt)
             grammar = grammar_text(parameters.json_schema, parameters.grammar)
-            if grammar and self._engine is not None:
+            if grammar and {'json_schema', 'grammar'} & values.keys():
+                if self._engine is None:
+                    raise ParameterError(
+                        'the models are being loaded: set it when the node is ready'
+                    )
                 self._engine.decoder.check_grammar(grammar)
-            elif {'json_schema', 'grammar'} & values.keys():
-                raise ParameterError('the models are being loaded: set it once the node is ready')
         except Exception as error:  # whoever sets a parameter must get a reply
             return SetParametersResult(successful=False, reason=one_line(error))
         prompt = parameters.user_prompt if 'user_prompt' in values else ''
