@@ -25,9 +25,9 @@ demo:
 
 bench:
 	@scripts/bootstrap.sh bench test
-	@$(VENV) -m hobot_llamacpp_py.tools.bench $(ARGS)
-	@echo && echo 'A timer of 10 ms while an encoder holds its own GIL for 2.4 s:'
-	@. scripts/without_ros.sh && PYTHONPATH=. .venv/bin/python test/timer_delay.py
+	@status=0; $(VENV) -m hobot_llamacpp_py.tools.bench $(ARGS) || status=$$?; \
+	  printf '\nA timer of 10 ms while an encoder holds its own GIL for 2.4 s:\n'; \
+	  . scripts/without_ros.sh; PYTHONPATH=. .venv/bin/python test/timer_delay.py && exit $$status
 
 test:
 	@scripts/bootstrap.sh bench test interfaces

@@ -1,5 +1,6 @@
 """The inference engine: pictures and questions in, pieces of text out. It knows nothing of ROS."""
 
+from hobot_llamacpp_py.config import ChatConfig, DecoderConfig, EncoderConfig, SamplingConfig
 from hobot_llamacpp_py.engine.chat import Chat
 from hobot_llamacpp_py.engine.decoder import CancelToken
 from hobot_llamacpp_py.engine.engine import Answer, Engine, Request, Stats
@@ -10,6 +11,10 @@ __all__ = [
     'Answer',
     'CancelToken',
     'Chat',
+    'ChatConfig',
+    'DecoderConfig',
+    'EncoderConfig',
+    'SamplingConfig',
     'Engine',
     'Request',
     'Stats',

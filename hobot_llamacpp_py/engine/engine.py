@@ -41,7 +41,13 @@ from hobot_llamacpp_py.engine.prompt_format import (
 from hobot_llamacpp_py.engine.repetition import NoGuard, RepetitionGuard
 from hobot_llamacpp_py.engine.sampler import Sampler
 from hobot_llamacpp_py.engine.speculation import CONTEXT, Drafter
-from hobot_llamacpp_py.errors import CancelledError, InferenceError, ModelFileError, PromptError
+from hobot_llamacpp_py.errors import (
+    CancelledError,
+    ImageError,
+    InferenceError,
+    ModelFileError,
+    PromptError,
+)
 from hobot_llamacpp_py.vision.embedding_cache import EmbeddingCache, Embeddings
 from hobot_llamacpp_py.vision.encoder import VisionEncoder, open_encoder
 from hobot_llamacpp_py.vision.picture import Picture
@@ -137,6 +143,7 @@ class Engine:
         self._cached: list[Element] = []
         self._drafter = Drafter()
         self._running: Stats | None = None  # of the request that the KV cache is for
+        self._closed = False
         self._sampler: Sampler | None = None
         self._format: PromptFormat
         if encoder is None:
@@ -200,6 +207,10 @@ class Engine:
         """
         if self.encoder is None:
             raise PromptError('a text chat takes no pictures')
+        if not isinstance(bgr, np.ndarray) or bgr.ndim != 3 or bgr.shape[2] != 3:
+            raise ImageError(
+                'that is no BGR picture [h, w, 3]; cv2.imread gives None for what it cannot read'
+            )
         pixels = fit(bgr, self.encoder.input_size, self._resize_mode)
         if pixels is bgr:
             pixels = bgr.copy()  # the caller may draw the next frame into the same array
@@ -225,6 +236,7 @@ class Engine:
             PromptError: the request does not fit the context, even without earlier turns.
             InferenceError: while iterating, the encoder or the decoder failed.
         """
+        self._check_open()
         turns, elements = self._fit_context(request)
         answer = Answer(turns=turns)
         answer.pieces = self._run(request, elements, answer, cancel or CancelToken())
@@ -241,6 +253,7 @@ class Engine:
             PromptError: the request does not fit the context.
             InferenceError: the encoder or the decoder failed.
         """
+        self._check_open()
         stats, cancel = Stats(), cancel or CancelToken()
         *earlier, last = request.turns
         probe = replace(request, turns=(*earlier, replace(last, question='0')))
@@ -254,17 +267,23 @@ class Engine:
 
     def reset(self) -> None:
         """Empty the KV cache, which ends an answer that is being given; embeddings stay."""
+        self._check_open()
         self._running = None
         self._trim(0)
 
     def close(self) -> None:
-        """Free the models; closing again does no harm."""
+        """Free the models, which ends an answer that is being given; again does no harm."""
+        self._closed, self._running = True, None
         if self._sampler is not None:
             self._sampler.close()
             self._sampler = None
         self.decoder.close()
         if self._embeddings is not None:
             self._embeddings.close()
+
+    def _check_open(self) -> None:
+        if self._closed:  # llama.cpp would end the process
+            raise InferenceError('the engine is closed; iterate over an answer before that')
 
     def __enter__(self) -> Engine:
         return self
@@ -277,6 +296,7 @@ class Engine:
     def _run(
         self, request: Request, elements: list[Element], answer: Answer, cancel: CancelToken
     ) -> Iterator[str]:
+        self._check_open()
         started = time.perf_counter()
         decoder, stats = self.decoder, answer.stats
         decoder.cancel_on(cancel)
@@ -382,6 +402,7 @@ class Engine:
             token = sampler.sample(row)
             yield token
             if self._running is not stats:
+                self._check_open()
                 raise InferenceError('another request has begun, or the engine was reset')
             drafter.append(token)
             if 0 <= row < len(draft) and draft[row] == token:

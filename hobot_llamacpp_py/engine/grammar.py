@@ -105,13 +105,17 @@ def check_grammar_text(grammar: str) -> None:
                 )
 
 
-@functools.lru_cache(maxsize=8)
-def schema_to_grammar(text: str) -> str:
+def schema_to_grammar(schema: str | dict[str, Any]) -> str:
     """Return the GBNF grammar of the JSON texts that a JSON Schema allows.
 
     Raises:
         ParameterError: it is no JSON Schema, or uses what a grammar cannot hold; says what, where.
     """
+    return _grammar_of(schema if isinstance(schema, str) else json.dumps(schema))
+
+
+@functools.lru_cache(maxsize=8)
+def _grammar_of(text: str) -> str:
     try:
         schema = json.loads(text, parse_constant=_no_number)
         return _Writer(schema).grammar()

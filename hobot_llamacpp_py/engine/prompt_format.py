@@ -216,6 +216,8 @@ class ChatTemplateFormat:
 
 def vlm_format(model_type: int, vocabulary: Vocabulary) -> PromptFormat:
     """Return the prompt format of a `model_type`, having checked it against the vocabulary."""
+    if model_type not in (0, 1):
+        raise ModelFileError(f'there is no model_type {model_type}: 0 is InternVL, 1 is SmolVLM2')
     chatml = vocabulary.special_id('<|im_start|>') is not None and any(
         vocabulary.special_id(token) is not None for token in ('<img>', '<|vision_start|>')
     )

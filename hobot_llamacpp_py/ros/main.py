@@ -17,11 +17,19 @@ from rclpy.executors import (
     SingleThreadedExecutor,
 )
 from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import remove_ros_args
 
 from hobot_llamacpp_py.errors import VlmError
 from hobot_llamacpp_py.ros.node import STOP_TIMEOUT, LlamacppNode
 
 __all__ = ['main', 'run']
+
+USAGE = """usage: ros2 run hobot_llamacpp_py hobot_llamacpp_py --ros-args -p NAME:=VALUE ...
+
+For example, with the built-in model:
+    --ros-args -p model_file_name:=config/nano_internvl_vit.onnx \\
+      -p llm_model_name:=config/nano_internvl.gguf -p user_prompt:="Describe the image."
+`ros2 param describe` and the README say what each parameter does."""
 
 
 def main(args: list[str] | None = None) -> None:
@@ -31,6 +39,12 @@ def main(args: list[str] | None = None) -> None:
 
 def run(args: list[str] | None = None) -> int:
     """Run the node and return the exit status: 0, or 1 on an error that a log line explains."""
+    given = remove_ros_args(sys.argv if args is None else args)[1:]
+    if {'-h', '--help'} & set(given):
+        print(USAGE)
+        return 0
+    if given:
+        print(f'ignored: {" ".join(given)}; parameters go after --ros-args', file=sys.stderr)
     # rclpy's own handlers would shut the context down at once, and the answer that is being
     # given could not be published any more.
     try:

@@ -49,6 +49,11 @@ BUILT_IN = (
     ' -p llm_model_name:=config/nano_internvl.gguf -p user_prompt:="Describe the image."'
 )
 
+BUILT_IN_CHAT = (
+    'To try the built-in model: ros2 run hobot_llamacpp_py hobot_llamacpp_py --ros-args'
+    ' -p feed_type:=2 -p llm_model_name:=config/nano_internvl.gguf -p user_prompt:="Hello"'
+)
+
 
 class LlamacppNode(Node):
     """The vision-language node.
@@ -137,6 +142,9 @@ class LlamacppNode(Node):
     def _warn_of_unknown_parameters(self) -> None:
         """Name parameters that were given but do not exist: ROS ignores them without a word."""
         for name in getattr(self, '_parameter_overrides', {}):
+            whole = name.split('.')[0]
+            if whole != name and whole in specs():
+                raise ParameterError(f'{whole} is a map in YAML; quote it, so that it is a text')
             if not self.has_parameter(name) and '.' not in name:
                 similar = difflib.get_close_matches(name, specs(), 1)
                 hint = f'; did you mean {similar[0]}?' if similar else ''
@@ -174,7 +182,8 @@ class LlamacppNode(Node):
             except ModelFileError as error:
                 missing.append(str(error))
         if missing:
-            raise ModelFileError(f'{"; ".join(missing)}. {BUILT_IN}')
+            advice = BUILT_IN_CHAT if parameters.feed_type == 2 else BUILT_IN
+            raise ModelFileError(f'{"; ".join(missing)}. {advice}')
         if parameters.feed_type == 0:
             files['image'] = find_file('image', parameters.image)
         system_prompt_text(parameters.system_prompt)

@@ -236,10 +236,13 @@ def _import_binding(path: Path) -> Any:
             return import_it()
         except Exception as error:  # also a library that is missing, and what numpy 2 provokes
             problems.append(one_line(error))
-    if int(np.__version__.split('.')[0]) >= 2:
+    if platform.machine() != 'aarch64':
+        advice = (
+            f'this machine ({platform.machine()}) is no RDK X5: use an .onnx or mmproj-….gguf'
+            ' encoder here'
+        )
+    elif int(np.__version__.split('.')[0]) >= 2:
         advice = f"it breaks with numpy {np.__version__}: pip3 install 'numpy>=1.26.4,<2'"
-    elif platform.machine() != 'aarch64':
-        advice = f'this machine ({platform.machine()}) is no RDK X5: use an .onnx encoder here'
     elif any('.so' in problem for problem in problems):
         advice = "the BPU's libraries are missing: sudo apt install hobot-dnn, on an RDK X5"
     else:

@@ -11,7 +11,7 @@ from nano import MODELS, answer, draw_scene
 
 from hobot_llamacpp_py.config import ChatConfig, DecoderConfig, SamplingConfig
 from hobot_llamacpp_py.engine import CancelToken, Chat, Engine
-from hobot_llamacpp_py.errors import InferenceError
+from hobot_llamacpp_py.errors import ImageError, InferenceError
 
 DESCRIBE = 'Describe the image.'
 GREEDY = ChatConfig(history_turns=0, sampling=SamplingConfig(temperature=0))
@@ -122,3 +122,22 @@ def test_embeddings_of_another_shape_are_refused(engine: Engine) -> None:
     engine.encoder.encode = lambda fitted: encode(fitted)[:3]
     with pytest.raises(InferenceError, match=r'shape \(3, 128\); expected \(64, 128\)'):
         list(Chat(engine, GREEDY).ask(DESCRIBE, engine.picture(draw_scene(47)[1])))
+
+
+def test_a_closed_engine_says_so() -> None:
+    """Answers are given while they are iterated over: after closing that is an error, no crash."""
+    encoder, decoder, model_type = MODELS['internvl']
+    with Engine.open(decoder, encoder, config=DecoderConfig(n_threads=1)) as engine:
+        chat, picture = Chat(engine, GREEDY), engine.picture(draw_scene(48)[1])
+        unread = chat.ask(DESCRIBE, picture)
+        begun = iter(chat.ask(DESCRIBE, picture))
+        next(begun)
+    for use in (lambda: list(unread), lambda: list(begun), lambda: chat.ask(DESCRIBE)):
+        with pytest.raises(InferenceError, match='the engine is closed'):
+            use()
+
+
+def test_what_is_no_picture(engine: Engine) -> None:
+    """What cv2.imread gives for a wrong file name is explained."""
+    with pytest.raises(ImageError, match='cv2.imread gives None'):
+        engine.picture(None)
