@@ -348,6 +348,19 @@ class TestConstrainedAnswers:
             assert words in robot.log
 
 
+def test_nothing_that_was_given_is_ignored_silently(start: Start, tmp_path: Path) -> None:
+    """Arguments that are no ROS arguments are named; a schema as a YAML map is refused."""
+    options = dict(image=CONFIG / 'image2.jpg', user_prompt=DESCRIBE, once=True)
+    with start(arguments=['--', '--model', 'x'], **options) as robot:
+        assert robot.wait_for_end() == 0
+        assert 'ignored: --model x; parameters go after --ros-args' in robot.log
+    params = tmp_path / 'params.yaml'
+    params.write_text('/**:\n  ros__parameters:\n    json_schema: {type: integer}\n')
+    with start(arguments=['--params-file', str(params)], **options) as robot:
+        assert robot.wait_for_end() == 1
+        assert 'json_schema is a map in YAML; quote it' in robot.log
+
+
 def test_similar_frames_are_one(start: Start) -> None:
     """With frame_reuse_threshold a frame that hardly differs is not encoded again."""
     scene, bgr = draw_scene(76)
