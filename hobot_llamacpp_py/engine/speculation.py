@@ -1,9 +1,9 @@
 """Speculative decoding from memory: what was said before is drafted again.
 
 A batch of tokens costs less than the same tokens one by one (on a PC 16 at once cost as much as
-seven), so a draft that the sampler then agrees with saves time. There is no draft model: the `Drafter` remembers the tokens that went through the
-decoder, prompts and answers, and drafts what followed the last time the same tokens came. (The
-method is known as prompt look-up decoding.)
+seven), so a draft that the sampler then agrees with saves time. There is no draft model: the
+`Drafter` remembers the tokens that went through the decoder, prompts and answers, and drafts what
+followed the last time the same tokens came. (The method is known as prompt look-up decoding.)
 """
 
 from __future__ import annotations

@@ -39,15 +39,15 @@ def main(args: list[str] | None = None) -> None:
 
 def run(args: list[str] | None = None) -> int:
     """Run the node and return the exit status: 0, or 1 on an error that a log line explains."""
-    given = remove_ros_args(sys.argv if args is None else args)[1:]
-    if {'-h', '--help'} & set(given):
-        print(USAGE)
-        return 0
-    if given:
-        print(f'ignored: {" ".join(given)}; parameters go after --ros-args', file=sys.stderr)
     # rclpy's own handlers would shut the context down at once, and the answer that is being
     # given could not be published any more.
     try:
+        given = remove_ros_args(sys.argv if args is None else args)[1:]
+        if {'-h', '--help'} & set(given):
+            print(USAGE)
+            return 0
+        if given:
+            print(f'ignored: {" ".join(given)}; parameters go after --ros-args', file=sys.stderr)
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     except Exception as error:
         print(_argument_error(str(error)), file=sys.stderr)

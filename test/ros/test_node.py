@@ -227,7 +227,7 @@ class TestImageTopic:
 
     def test_continuous_with_a_stale_frame(self, start: Start) -> None:
         """A frame that is too old is complained of once, not without end."""
-        options = dict(continuous=True, user_prompt=DESCRIBE, max_image_age=0.001)
+        options = dict(continuous=True, user_prompt=DESCRIBE, max_image_age=1e-6)
         with start(feed_type=1, image_timeout=0.05, **options) as robot:
             robot.wait_until_ready()
             robot.show(draw_scene(78)[1])
