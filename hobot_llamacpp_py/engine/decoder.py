@@ -1,7 +1,7 @@
 """The text decoder: tokens and embeddings in, logits out, over llama.cpp's C API.
 
-One model, one context, one sequence. Not thread-safe; only a
-`CancelToken` may be set from any thread at any time.
+One model, one context, one sequence. Not thread-safe; only a `CancelToken` may be set, and a
+grammar checked, from any thread at any time.
 """
 
 from __future__ import annotations

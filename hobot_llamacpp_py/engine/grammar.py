@@ -145,7 +145,7 @@ class _Writer:
         """Return the whole grammar."""
         root = self._expression(self._root, '#', 0, ())
         for place in _DEFINITIONS:  # those that are not used are checked as well
-            for name in self._root.get(place, {}):
+            for name in self._named(place):
                 self._definition(place, name, 0, ())
         fixed = [f'{name} ::= {rule}' for name, rule in _RULES.items()]
         return '\n'.join([f'root ::= {root}', *self._rules, *fixed])

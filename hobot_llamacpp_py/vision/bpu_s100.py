@@ -19,8 +19,8 @@ from hobot_llamacpp_py.vision.tensors import (
     Quantisation,
     as_embeddings,
     input_spec,
-    one_line,
     rgb_pixels,
+    text_of,
 )
 
 __all__ = ['BpuS100Encoder']
@@ -55,7 +55,7 @@ class BpuS100Encoder:
             self._runtime = self._binding.HB_HBMRuntime(str(path))
         except Exception as error:
             raise ModelFileError(
-                f'{path}: the BPU library cannot load it: {one_line(error)}; expected a whole .hbm'
+                f'{path}: the BPU library cannot load it: {text_of(error)}; expected a whole .hbm'
                 ' model for the RDK S100. Likely causes: a model for another board (an X5 takes'
                 ' .bin), an incomplete download, or too little ION memory'
             ) from None
@@ -75,7 +75,7 @@ class BpuS100Encoder:
             output = self._runtime.run(feed, **self._scheduling)[self._model][self._output]
         except Exception as error:
             raise InferenceError(
-                f'{self._path}: inference on the BPU failed: {one_line(error)}'
+                f'{self._path}: inference on the BPU failed: {text_of(error)}'
                 f' ({self._scheduling}). Likely causes: a bpu_core that the board lacks, too'
                 " little ION memory; the library's own messages stand in the log"
             ) from None
@@ -173,6 +173,6 @@ def _import_binding(path: Path) -> Any:
             advice = "the BPU's libraries are missing: sudo apt install hobot-dnn, on an RDK S100"
         raise ModelFileError(
             f"{path} needs the BPU's Python binding hbm_runtime, which cannot be imported"
-            f' ({one_line(error)}): {advice}'
+            f' ({text_of(error)}): {advice}'
         ) from None
     return hbm_runtime

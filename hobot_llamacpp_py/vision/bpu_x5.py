@@ -25,8 +25,8 @@ from hobot_llamacpp_py.vision.tensors import (
     as_embeddings,
     input_spec,
     nv12,
-    one_line,
     rgb_pixels,
+    text_of,
 )
 
 __all__ = ['BpuX5Encoder']
@@ -235,7 +235,7 @@ def _import_binding(path: Path) -> Any:
         try:
             return import_it()
         except Exception as error:  # also a library that is missing, and what numpy 2 provokes
-            problems.append(one_line(error))
+            problems.append(text_of(error))
     if platform.machine() != 'aarch64':
         advice = (
             f'this machine ({platform.machine()}) is no RDK X5: use an .onnx or mmproj-….gguf'
@@ -255,7 +255,7 @@ def _import_binding(path: Path) -> Any:
 
 def _cause(error: Exception) -> str:
     """Return what went wrong: the binding hides it behind a SystemError."""
-    return one_line(error.__cause__ or error)
+    return text_of(error.__cause__ or error)
 
 
 def _type(tensor: Any) -> str:

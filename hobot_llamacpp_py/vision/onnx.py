@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from hobot_llamacpp_py.errors import InferenceError, ModelFileError
 from hobot_llamacpp_py.vision.preprocess import normalise
-from hobot_llamacpp_py.vision.tensors import as_embeddings, input_spec, one_line
+from hobot_llamacpp_py.vision.tensors import as_embeddings, input_spec, text_of
 
 __all__ = ['OnnxEncoder']
 
@@ -39,7 +39,7 @@ class OnnxEncoder:
                 str(path), options, providers=['CPUExecutionProvider']
             )
         except Exception as error:  # ONNX Runtime raises many types of its own
-            raise ModelFileError(f'ONNX Runtime cannot load {path}: {one_line(error)}') from None
+            raise ModelFileError(f'ONNX Runtime cannot load {path}: {text_of(error)}') from None
         inputs = self._session.get_inputs()
         if len(inputs) != 1 or inputs[0].type not in _FLOAT_TYPES:
             found = ', '.join(f'{i.name} {i.type}' for i in inputs)
@@ -57,7 +57,7 @@ class OnnxEncoder:
         try:
             (output,) = self._session.run([self._output], feed)
         except Exception as error:
-            raise InferenceError(f'{self._path}: ONNX Runtime failed: {one_line(error)}') from None
+            raise InferenceError(f'{self._path}: ONNX Runtime failed: {text_of(error)}') from None
         return as_embeddings(output, self._path)
 
     def close(self) -> None:

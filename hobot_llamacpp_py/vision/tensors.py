@@ -19,7 +19,7 @@ from hobot_llamacpp_py.vision.preprocess import (
     InputSpec,
 )
 
-__all__ = ['Quantisation', 'as_embeddings', 'input_spec', 'nv12', 'one_line', 'rgb_pixels']
+__all__ = ['Quantisation', 'as_embeddings', 'input_spec', 'nv12', 'text_of', 'rgb_pixels']
 
 _NORMALISATION = {0: (INTERNVL_MEAN, INTERNVL_STD), 1: (SMOLVLM_MEAN, SMOLVLM_STD)}
 
@@ -139,6 +139,6 @@ def nv12(fitted: npt.NDArray[np.uint8], spec: InputSpec) -> npt.NDArray[np.uint8
     return frame
 
 
-def one_line(error: BaseException) -> str:
+def text_of(error: BaseException) -> str:
     """Return an error's text, or its type where it has none, on one line."""
     return ' '.join(str(error).split()) or type(error).__name__
