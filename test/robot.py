@@ -18,6 +18,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from domain import own_domain
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
+from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
@@ -33,6 +34,7 @@ NAMES = {
         *('/llama_cpp_node', '/image', '/hbmem_img', '/diagnostics'),
     )
 }
+RELIABLE = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 TIMEOUT = 60.0  # seconds: generous, for machines that are busy with something else
 
 
@@ -190,25 +192,24 @@ class Robot:
         return self.next_text()
 
     def publish(self, message: Any, topic: str = '/image') -> None:
-        """Publish an image until the node has it: a camera would send the next one, too."""
+        """Publish an image once, RELIABLE, and wait until it has arrived at the node."""
         topic = self.names.get(topic, topic)
         key = (type(message), topic)
         if key not in self._images:
-            reliable = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
-            self._images[key] = self.client.create_publisher(type(message), topic, reliable)
-        self.wait_for(self._images[key].get_subscription_count, f'subscribing to {topic}')
-        self.wait_for(lambda: self.status, 'diagnostics')
-        before = self.status['frames received']
-        resend = 0.0
+            self._images[key] = self.client.create_publisher(type(message), topic, RELIABLE)
 
-        def received() -> bool:
-            nonlocal resend
-            if time.monotonic() > resend:
-                self._images[key].publish(message)
-                resend = time.monotonic() + 2.5  # two diagnostics messages
-            return self.status['frames received'] != before
+        def matched() -> bool:
+            subscriptions = self.client.get_subscriptions_info_by_topic(topic)
+            asked = {subscription.qos_profile.reliability for subscription in subscriptions}
+            return (
+                asked == {ReliabilityPolicy.RELIABLE}
+                and self._images[key].get_subscription_count()
+            )
 
-        self.wait_for(received, 'receiving an image')
+        self.wait_for(matched, f'subscribing to {topic}')
+        self._images[key].publish(message)
+        soon = Duration(seconds=0.05)
+        self.wait_for(lambda: self._images[key].wait_for_all_acked(soon), 'receiving an image')
 
     def show(self, bgr: np.ndarray) -> None:
         """Publish a picture as bgr8."""

@@ -24,6 +24,10 @@ class Diagnostics:
             DiagnosticArray, '/diagnostics', QoSProfile(depth=10)
         )
 
+    def has_reader(self) -> bool:
+        """Tell whether somebody listens."""
+        return bool(self._publisher.get_subscription_count())
+
     def publish(self, *, state: str, error: str, values: Mapping[str, object]) -> None:
         """Publish the state, the last error (empty: none since the last answer) and figures."""
         level = DiagnosticStatus.WARN if error else DiagnosticStatus.OK

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 from hobot_llamacpp_py.engine.engine import Engine
 from hobot_llamacpp_py.errors import one_line
+from hobot_llamacpp_py.ros.frames import Demand, Frames
 from hobot_llamacpp_py.ros.images import Frame
-from hobot_llamacpp_py.ros.inbox import Inbox
 from hobot_llamacpp_py.ros.timeline import Sight, Stopwatch, see
 
 __all__ = ['Lookout']
@@ -19,22 +20,26 @@ log = logging.getLogger(__name__)
 
 
 class Lookout(threading.Thread):
-    """Has the newest frame encoded, again and again, until the inbox is closed.
+    """Has the newest frame encoded, again and again, until there are no more frames.
 
     Args:
-        period: least seconds between two frames.
+        period: least seconds between two frames, if not asked for eagerly.
+        demand: tells whether the next frame is wanted.
     """
 
-    def __init__(self, engine: Engine, inbox: Inbox, period: float) -> None:
+    def __init__(
+        self, engine: Engine, frames: Frames, period: float, demand: Callable[[], Demand]
+    ) -> None:
         super().__init__(name='lookout', daemon=True)
-        self._engine, self._inbox, self._period = engine, inbox, period
+        self._engine, self._frames = engine, frames
+        self._period, self._demand = period, demand
 
     def _see(self, frame: Frame) -> Sight:
         return see(frame, lambda: self._engine.picture(frame.bgr()))
 
     def run(self) -> None:
         next_time, last_error = 0.0, ''
-        while (frame := self._inbox.next_frame(next_time)) is not None:
+        while (frame := self._frames.next(next_time, self._demand)) is not None:
             next_time = time.monotonic() + self._period
             sight = None
             try:
@@ -45,9 +50,9 @@ class Lookout(threading.Thread):
                 sight = replace(seen, infer=watch.read())
             except Exception as error:
                 line = one_line(error)
-                if line != last_error and not self._inbox.is_closed:
+                if line != last_error and not self._frames.is_closed:
                     log.warning('a frame cannot be prepared: %s', line)
                 last_error = line
             else:
                 last_error = ''
-            self._inbox.put_encoded(sight)
+            self._frames.put_encoded(sight)

@@ -22,6 +22,7 @@ from hobot_llamacpp_py.errors import ModelFileError, ParameterError, one_line
 from hobot_llamacpp_py.files import find_file, grammar_text, system_prompt_text
 from hobot_llamacpp_py.parameters import Parameters, specs
 from hobot_llamacpp_py.ros.diagnostics import PERIOD, Diagnostics, timings
+from hobot_llamacpp_py.ros.frames import Frames
 from hobot_llamacpp_py.ros.images import (
     Frame,
     ImageSubscription,
@@ -93,8 +94,17 @@ class LlamacppNode(Node):
         )
         self._diagnostics = Diagnostics(self)
         self._inbox = Inbox(parameters.prompt_queue_size)
+        self._images = self._subscribe_images() if parameters.feed_type == 1 else None
+        self._frames = self._images and Frames(
+            self._images.take, lambda: str(self._images.description), self._inbox
+        )
         self._worker = Worker(
-            self._load_models, self._read_image, parameters, self._inbox, listener=self
+            self._load_models,
+            self._read_image,
+            parameters,
+            self._inbox,
+            self._frames,
+            listener=self,
         )
 
         self.create_subscription(
@@ -104,7 +114,6 @@ class LlamacppNode(Node):
             RELIABLE,
             event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible_qos),
         )
-        self._image_status = self._subscribe_images() if parameters.feed_type == 1 else dict
         self.create_service(Trigger, '~/cancel', self._on_cancel)
         self.create_service(Trigger, '~/reset', self._on_reset)
         self.create_timer(PERIOD, self._publish_diagnostics)
@@ -217,21 +226,12 @@ class LlamacppNode(Node):
             bgr = read_image(path)
         return engine.picture(bgr)
 
-    def _subscribe_images(self) -> Callable[[], dict[str, object]]:
-        """Subscribe to the images; return a function that gives the diagnostics' words on it."""
+    def _subscribe_images(self) -> ImageSubscription:
         parameters = self._settings
-
-        def take(message: Any) -> None:
-            self._inbox.put_frame(Frame(message, time.monotonic()))
-
         if parameters.is_shared_mem_sub:
-            sources = shared_memory_sources(self)
-        else:
-            topic = parameters.ros_img_sub_topic_name
-            sources = image_sources(self, topic, parameters.image_transport)
-        images = ImageSubscription(self, sources, take)
-        self._inbox.image_source = lambda: images.description
-        return lambda: {'images': images.description, 'frames lost': images.lost}
+            return ImageSubscription(self, shared_memory_sources(self))
+        topic = parameters.ros_img_sub_topic_name
+        return ImageSubscription(self, image_sources(self, topic, parameters.image_transport))
 
     # -- callbacks: they copy, enqueue and return ------------------------------------------------
 
@@ -293,6 +293,7 @@ class LlamacppNode(Node):
             reason = f'{parameters.prompt_queue_size} prompts are waiting already'
             return SetParametersResult(successful=False, reason=reason)
         self._settings = parameters
+        self._inbox.notify()  # other frames may be wanted now
         return SetParametersResult(successful=True)
 
     def _publish_diagnostics(self) -> None:
@@ -307,13 +308,24 @@ class LlamacppNode(Node):
                 **timings(self._last_stats),
                 'KV cells used': engine.decoder.n_past if engine else 0,
                 'KV cells': engine.decoder.n_ctx if engine else 0,
-                'frames received': inbox.frames_received,
-                'frames dropped': inbox.frames_dropped,
                 'prompts dropped': inbox.prompts_refused,
                 'incompatible prompt publishers': self._missed_publishers,
                 'last error': self._last_error,
             },
         )
+
+    def _image_status(self) -> dict[str, object]:
+        images, frames = self._images, self._frames
+        if images is None or frames is None:
+            return {}
+        if self._diagnostics.has_reader():  # else nobody wants to know whether frames come
+            frames.look()
+        return {
+            'images': images.description,
+            'frames received': images.taken,
+            'frames dropped': images.taken - frames.used - frames.unused,
+            'frames lost': images.lost,
+        }
 
     # -- what the inference thread tells ---------------------------------------------------------
 

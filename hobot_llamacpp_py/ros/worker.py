@@ -15,6 +15,7 @@ from hobot_llamacpp_py.engine.engine import Answer, Engine
 from hobot_llamacpp_py.errors import CancelledError, PromptError, one_line
 from hobot_llamacpp_py.files import grammar_text, system_prompt_text
 from hobot_llamacpp_py.parameters import Parameters
+from hobot_llamacpp_py.ros.frames import Demand, Frames
 from hobot_llamacpp_py.ros.images import Frame
 from hobot_llamacpp_py.ros.inbox import Inbox, Work
 from hobot_llamacpp_py.ros.lookout import Lookout
@@ -68,6 +69,7 @@ class Worker(threading.Thread):
         load: loads the models.
         read_image: reads the picture of feed_type 0.
         parameters: may be replaced at any time; the next prompt sees the new ones.
+        frames: those of the camera, for feed_type 1.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Worker(threading.Thread):
         read_image: Callable[[Engine], Picture],
         parameters: Parameters,
         inbox: Inbox,
+        frames: Frames | None,
         listener: Listener,
     ) -> None:
         # A daemon: native code that does not return must not keep the process alive.
@@ -83,7 +86,7 @@ class Worker(threading.Thread):
         self.parameters = parameters
         self.state = 'loading'
         self._load, self._read_image = load, read_image
-        self._inbox, self._listener = inbox, listener
+        self._inbox, self._frames, self._listener = inbox, frames, listener
         self._chat: Chat | None = None
         self._local: Sight | None = None
         self._prepared: Sight | None = None
@@ -124,8 +127,9 @@ class Worker(threading.Thread):
             except Exception as error:
                 self._listener.on_fatal(one_line(error))
                 return
-            if self._looks_out():
-                Lookout(engine, self._inbox, self.parameters.pre_infer_period).start()
+            if self._frames and (self.parameters.continuous or self._prepares_ahead):
+                period = self.parameters.pre_infer_period
+                Lookout(engine, self._frames, period, self._demand).start()
             self._listener.on_ready(engine)
             while (work := self._wait()) is not Work.END:
                 try:
@@ -135,25 +139,32 @@ class Worker(threading.Thread):
 
     def _wait(self) -> Work:
         self.state = 'idle'
-        asks_again = self.parameters.continuous and self.parameters.user_prompt.strip()
-        return self._inbox.wait(for_frame=bool(asks_again) and not self._looks_out())
+        return self._inbox.wait(lambda: self._frames is not None and self._frames.has_news())
 
-    def _looks_out(self) -> bool:
-        """Tell whether frames are encoded as they come: with pre_infer and without a wake word."""
-        parameters = self.parameters
-        return bool(
-            parameters.pre_infer
-            and parameters.feed_type == 1
-            and not _words(parameters.wake_words)
-        )
+    @property
+    def _asks_again(self) -> bool:
+        """Whether the same question is asked about frame after frame."""
+        return self.parameters.continuous and bool(self.parameters.user_prompt.strip())
+
+    @property
+    def _prepares_ahead(self) -> bool:
+        """Whether frames are prepared as they come: with pre_infer and without a wake word."""
+        return bool(self.parameters.pre_infer) and not _words(self.parameters.wake_words)
+
+    def _demand(self) -> Demand:
+        if self._asks_again:
+            return Demand.EAGER
+        return Demand.REGULAR if self._prepares_ahead else Demand.NONE
 
     def _work(self, work: Work) -> None:
         if work is Work.PROMPT:
-            self._take(self._inbox.take_prompt())
-        elif self.parameters.continuous and self.parameters.user_prompt.strip():
+            self._take(self._inbox.take_prompt(), newest=not self._prepares_ahead)
+        elif self._asks_again:
             self._take(self.parameters.user_prompt)
-        elif encoded := self._inbox.take_encoded(self.parameters.max_image_age):
-            self._prepare_for_question(lambda cancel: encoded)
+        elif self._frames:
+            encoded = self._frames.take_encoded(self.parameters.max_image_age)
+            if encoded and self._prepares_ahead:
+                self._prepare_for_question(lambda cancel: encoded)
 
     def _prepare(self, engine: Engine) -> None:
         """Do before the first prompt what can be done: the system prompt, and a local image."""
@@ -186,16 +197,20 @@ class Worker(threading.Thread):
             except Exception as error:
                 log.warning('a frame cannot be prepared: %s', one_line(error))
 
-    def _take(self, prompt: str) -> None:
-        """Answer one prompt; whatever goes wrong becomes one line, and the thread lives on."""
+    def _take(self, prompt: str, *, newest: bool = False) -> None:
+        """Answer one prompt; whatever goes wrong becomes one line, and the thread lives on.
+
+        Args:
+            newest: about the newest frame, though another one may be encoded already.
+        """
         if self._is_wake_word(prompt):
             log.info('preparing, for the wake word %s', prompt)
-            if self.parameters.feed_type == 1:
-                self._prepare_for_question(self._newest)
+            if frames := self._frames:
+                self._prepare_for_question(lambda cancel: self._newest(frames, cancel))
             return  # a local image is prepared already
         with self._cancellable() as cancel:
             try:
-                self._answer(prompt, cancel)
+                self._answer(prompt, cancel, newest)
             except CancelledError as error:
                 self._listener.on_cancelled(prompt, str(error))
             except Exception as error:
@@ -220,16 +235,14 @@ class Worker(threading.Thread):
             return False
         return prompt.strip(PUNCTUATION) in _words(parameters.wake_words)
 
-    def _answer(self, prompt: str, cancel: CancelToken) -> None:
+    def _answer(self, prompt: str, cancel: CancelToken, newest: bool) -> None:
         assert self._chat is not None
         if not prompt.strip():
             raise PromptError('the prompt is empty')
         parameters = self.parameters
         self._chat.config = _chat_config(parameters)
         self._listener.on_prompt(prompt)
-        sight = self._local
-        if parameters.feed_type == 1:
-            sight = self._sight(cancel)
+        sight = self._sight(self._frames, cancel, newest) if self._frames else self._local
         self.state = 'answering'
         answer = self._chat.ask(prompt, sight and sight.picture, cancel)
         watch = Stopwatch()
@@ -244,19 +257,20 @@ class Worker(threading.Thread):
         times = steps(sight, watch.read(), answer.stats)
         self._listener.on_answer(prompt, answer, sight and sight.frame, times)
 
-    def _sight(self, cancel: CancelToken) -> Sight:
+    def _sight(self, frames: Frames, cancel: CancelToken, newest: bool) -> Sight:
         """Return what a question is about: a frame prepared, or just encoded, or the newest."""
         max_age = self.parameters.max_image_age
         prepared, self._prepared = self._prepared, None  # one preparation, one question
-        if prepared and prepared.is_fresh(max_age) and not self._inbox.last_failed:
+        if prepared and prepared.is_fresh(max_age) and not frames.last_failed:
             return prepared
         self.state = 'waiting for an image'
-        return self._inbox.take_encoded(max_age, cancel) or self._newest(cancel)
+        encoded = frames.take_encoded(max_age, cancel, newest=newest)
+        return encoded or self._newest(frames, cancel)
 
-    def _newest(self, cancel: CancelToken) -> Sight:
+    def _newest(self, frames: Frames, cancel: CancelToken) -> Sight:
         assert self._chat is not None
         engine, parameters = self._chat.engine, self.parameters
-        frame = self._inbox.take_frame(parameters.image_timeout, parameters.max_image_age, cancel)
+        frame = frames.wait_for_newest(parameters.image_timeout, parameters.max_image_age, cancel)
         return see(frame, lambda: engine.picture(frame.bgr()))
 
 

@@ -1,0 +1,176 @@
+"""The newest frames of a camera: for questions, and for the lookout that has them encoded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from enum import Enum
+
+from hobot_llamacpp_py.engine.decoder import CancelToken
+from hobot_llamacpp_py.errors import CancelledError, ImageError
+from hobot_llamacpp_py.ros.images import Frame
+from hobot_llamacpp_py.ros.inbox import Inbox
+from hobot_llamacpp_py.ros.timeline import Sight
+
+__all__ = ['Demand', 'Frames']
+
+_POLL = 0.01  # seconds between two looks into the middleware, only while a frame is waited for
+
+
+class Demand(Enum):
+    """Whether the next frame is to be encoded before somebody asks about it."""
+
+    NONE = 'none'
+    REGULAR = 'regular'
+    """When the period is over."""
+    EAGER = 'eager'
+    """As soon as the one before was taken, or when the period is over."""
+
+
+class Frames:
+    """The newest frames, taken when they are wanted.
+
+    Questions are served in the inference thread; `next` and `put_encoded` are the lookout's.
+
+    Args:
+        take: returns the newest frame that has come since the last call, or None.
+        source: says in words where images come from, for the error that none did.
+        inbox: is woken by an encoded frame, and ends all waiting when it is closed.
+    """
+
+    def __init__(
+        self, take: Callable[[], Frame | None], source: Callable[[], str], inbox: Inbox
+    ) -> None:
+        self.used = 0
+        """Frames that a question or the lookout looked at."""
+        self.last_failed = False
+        """The newest frame that the lookout took could not be encoded."""
+        self._take, self._source, self._inbox = take, source, inbox
+        self._newest: Frame | None = None
+        self._is_used = True
+        self._shown = 0.0  # when the newest frame that a question was about was received
+        self._looked_at: Frame | None = None  # by the lookout, at this moment
+        self._encoded: Sight | None = None
+        self._has_news = False
+
+    @property
+    def is_closed(self) -> bool:
+        """Tell whether there are no more frames."""
+        return self._inbox.is_closed
+
+    def look(self) -> None:
+        """Take what has come from the middleware."""
+        frame = self._take()
+        if frame is not None:
+            with self._inbox.changed:
+                self._newest, self._is_used = frame, False
+
+    @property
+    def unused(self) -> int:
+        """Frames that were taken and are still to be looked at: one at most."""
+        return int(not self._is_used)
+
+    def wait_for_newest(self, timeout: float, max_age: float, cancel: CancelToken) -> Frame:
+        """Wait for a frame that is fresh enough, `timeout` seconds at most; `max_age` 0: any.
+
+        Raises:
+            ImageError: none came.
+            CancelledError: the request was cancelled, or the inbox closed.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            self.look()
+            with self._inbox.changed:
+                if self._inbox.is_closed or cancel.is_set():
+                    raise CancelledError('cancelled while waiting for an image')
+                if self._newest and self._newest.is_fresh(max_age):
+                    self._shown = self._newest.received
+                    return self._use()
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
+                    break
+                self._inbox.changed.wait(min(remaining, _POLL))
+        if self._newest is None:
+            raise ImageError(
+                f'no image came within {timeout:g} s (image_timeout): {self._source()}'
+            )
+        age = time.monotonic() - self._newest.received
+        raise ImageError(
+            f'the newest image is {age:.1f} s old, more than max_image_age {max_age:g} s, and'
+            f' no other came within {timeout:g} s (image_timeout)'
+        )
+
+    def _use(self) -> Frame:
+        assert self._newest is not None
+        self.used += not self._is_used
+        self._is_used = True
+        return self._newest
+
+    # -- frames that are encoded before they are wanted ------------------------------------------
+
+    def next(self, not_before: float, demand: Callable[[], Demand]) -> Frame | None:
+        """Wait for a frame that nobody has used, for the lookout; None when the inbox closes.
+
+        Args:
+            not_before: on the steady clock: the frame encoded last is not replaced earlier.
+            demand: tells whether the next one is wanted; `notify` of the inbox when that changes.
+        """
+        inbox = self._inbox
+        while True:
+            with inbox.changed:
+                while not inbox.is_closed:
+                    delay = not_before - time.monotonic()
+                    is_taken = self._encoded is None and not self.last_failed
+                    if demand() is Demand.EAGER and is_taken:
+                        break
+                    if demand() is not Demand.NONE and delay <= 0:
+                        break
+                    inbox.changed.wait(delay if delay > 0 else None)
+            self.look()
+            with inbox.changed:
+                if inbox.is_closed:
+                    return None
+                if not self._is_used:
+                    self._looked_at = self._use()
+                    return self._looked_at
+                inbox.changed.wait(_POLL)
+
+    def put_encoded(self, sight: Sight | None) -> None:
+        """Hand over the lookout's frame, or None if it could not be encoded."""
+        with self._inbox.changed:
+            self._looked_at = None
+            # After a frame that could not be encoded, an older one would be old news.
+            self._encoded, self.last_failed = sight, sight is None
+            self._has_news = True
+            self._inbox.changed.notify_all()
+
+    def has_news(self) -> bool:
+        """Tell whether the lookout has handed over something since `take_encoded` was called."""
+        return self._has_news
+
+    def take_encoded(
+        self, max_age: float, cancel: CancelToken | None = None, *, newest: bool = False
+    ) -> Sight | None:
+        """Take the frame encoded last if it is fresh enough, and not older than one shown before.
+
+        Args:
+            cancel: with a token, a frame that is just being encoded is waited for.
+            newest: an encoded frame will not do if a newer one has come meanwhile.
+        """
+        inbox = self._inbox
+        if newest:
+            self.look()
+        with inbox.changed:
+            if newest and self._encoded and self._encoded.frame is not self._newest:
+                self._encoded = None
+            while True:
+                sight, self._encoded, self._has_news = self._encoded, None, False
+                inbox.changed.notify_all()  # an eager lookout waits for that
+                frame = sight and sight.frame
+                if frame and frame.is_fresh(max_age) and frame.received >= self._shown:
+                    self._shown = frame.received
+                    return sight
+                awaited = cancel and self._looked_at and self._looked_at.is_fresh(max_age)
+                if not awaited or inbox.is_closed or (cancel and cancel.is_set()):
+                    return None
+                inbox.changed.wait()

@@ -1,0 +1,173 @@
+"""Frames and the two threads that want them: with a real engine, and a camera of our own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from queue import Queue
+from typing import Any
+
+import numpy as np
+import pytest
+from nano import MODELS, answer, draw_scene
+
+pytest.importorskip('rclpy', reason='needs ROS 2')
+from image_messages import image_message
+
+from hobot_llamacpp_py.config import DecoderConfig
+from hobot_llamacpp_py.engine import Answer, Engine
+from hobot_llamacpp_py.parameters import Parameters
+from hobot_llamacpp_py.ros.frames import Frames
+from hobot_llamacpp_py.ros.images import Frame
+from hobot_llamacpp_py.ros.inbox import Inbox
+from hobot_llamacpp_py.ros.worker import Worker
+
+TIMEOUT = 60.0
+DESCRIBE, DESCRIBE_ZH = 'Describe the image.', '描述一下这张图片。'
+
+
+class Camera:
+    """Shows one scene after the other, each once, when it is told to."""
+
+    def __init__(self) -> None:
+        self._frames: Queue[Frame] = Queue()
+
+    def show(self, bgr: np.ndarray) -> Frame:
+        frame = Frame(image_message(bgr, 'bgr8'), time.monotonic())
+        self._frames.put(frame)
+        return frame
+
+    def take(self) -> Frame | None:
+        frame = None
+        while not self._frames.empty():
+            frame = self._frames.get()
+        return frame
+
+
+class Robot:
+    """A worker with what it needs, and a listener that a test can hold up."""
+
+    def __init__(self, **parameters: Any) -> None:
+        self.camera, self.inbox = Camera(), Inbox(8)
+        self.answers: Queue[tuple[str, Frame | None]] = Queue()
+        self.encoded: Queue[threading.Event] = Queue()
+        self.answering = threading.Event()
+        self.go_on = threading.Event()
+        self.go_on.set()
+        self.worker = Worker(
+            self._load,
+            lambda engine: pytest.fail('there is no local image'),
+            Parameters(feed_type=1, temperature=0.0, cute_words='', **parameters),
+            self.inbox,
+            Frames(self.camera.take, lambda: 'the camera', self.inbox),
+            listener=self,
+        )
+        self.worker.start()
+
+    def _load(self) -> Engine:
+        encoder, decoder, model_type = MODELS['internvl']
+        config = DecoderConfig(n_threads=1)
+        engine = Engine.open(decoder, encoder, model_type=model_type, config=config)
+        assert engine.encoder is not None
+        self._encode = engine.encoder.encode
+        engine.encoder.encode = self._note  # type: ignore[method-assign]
+        return engine
+
+    def _note(self, fitted: np.ndarray) -> np.ndarray:
+        """Encode when the test says so."""
+        gate = threading.Event()
+        self.encoded.put(gate)
+        assert gate.wait(TIMEOUT)
+        return self._encode(fitted)
+
+    def encode_next(self) -> None:
+        """Wait until a frame is to be encoded; let it be."""
+        self.encoded.get(timeout=TIMEOUT).set()
+
+    def next_answer(self) -> tuple[str, Frame | None]:
+        return self.answers.get(timeout=TIMEOUT)
+
+    def on_ready(self, engine: Engine) -> None:
+        pass
+
+    def on_fatal(self, error: str) -> None:
+        self.answers.put((error, None))
+
+    def on_prompt(self, prompt: str) -> None:
+        pass
+
+    def on_piece(self, piece: str) -> None:
+        self.answering.set()
+        assert self.go_on.wait(TIMEOUT)
+
+    def on_answer(self, prompt: str, answer: Answer, frame: Frame | None, steps: Any) -> None:
+        self.answers.put((answer.text, frame))
+
+    def on_cancelled(self, prompt: str, reason: str) -> None:
+        self.answers.put((reason, None))
+
+    def on_error(self, prompt: str, error: str) -> None:
+        self.answers.put((f'[error] {error}', None))
+
+
+@pytest.fixture
+def start() -> Iterator[Any]:
+    robots: list[Robot] = []
+
+    def start(**parameters: Any) -> Robot:
+        robots.append(Robot(**parameters))
+        return robots[-1]
+
+    yield start
+    for robot in robots:
+        robot.go_on.set()
+        while not robot.worker.close(0.1):
+            while not robot.encoded.empty():
+                robot.encoded.get().set()
+
+
+def test_continuous_encodes_while_it_answers(start: Any) -> None:
+    """With continuous alone the next frame is encoded before the present answer has ended."""
+    robot = start(continuous=True, user_prompt=DESCRIBE)
+    scenes = [draw_scene(90 + i) for i in range(4)]
+    robot.camera.show(scenes[0][1])
+    robot.encode_next()
+    for (scene, _), (_, coming) in zip(scenes, scenes[1:], strict=False):
+        robot.go_on.clear()
+        robot.camera.show(coming)
+        assert robot.answering.wait(TIMEOUT)
+        robot.encode_next()  # while the answer is held up
+        robot.answering.clear()
+        robot.go_on.set()
+        assert robot.next_answer()[0] == answer(scene, DESCRIBE)
+
+
+def test_a_person_asks_about_the_newest_frame(start: Any) -> None:
+    """Between two rounds of continuous a prompt is about the newest frame, not an encoded one."""
+    robot = start(continuous=True, user_prompt=DESCRIBE, pre_infer_period=3600)
+    scenes = [draw_scene(94 + i) for i in range(3)]
+    frames = [robot.camera.show(scenes[0][1])]
+    robot.encode_next()
+    robot.go_on.clear()
+    assert robot.answering.wait(TIMEOUT)
+    frames.append(robot.camera.show(scenes[1][1]))
+    robot.encode_next()  # ahead
+    robot.inbox.put_prompt(DESCRIBE_ZH)
+    frames.append(robot.camera.show(scenes[2][1]))
+    robot.go_on.set()
+    robot.encode_next()
+    assert robot.next_answer() == (answer(scenes[0][0], DESCRIBE), frames[0])
+    assert robot.next_answer() == (answer(scenes[2][0], DESCRIBE_ZH), frames[2])
+
+
+def test_continuous_tells_what_it_cannot_see(start: Any) -> None:
+    """A frame that cannot be converted is an error, once; the next one is answered."""
+    robot = start(continuous=True, user_prompt=DESCRIBE, pre_infer_period=0)
+    broken = robot.camera.show(np.zeros((4, 4, 3), np.uint8))
+    broken.message.encoding = 'nonsense'
+    assert robot.next_answer()[0].startswith("[error] images with encoding 'nonsense'")
+    scene, bgr = draw_scene(98)
+    frame = robot.camera.show(bgr)
+    robot.encode_next()
+    assert robot.next_answer() == (answer(scene, DESCRIBE), frame)
