@@ -63,7 +63,7 @@ class Robot:
     ) -> None:
         self._arguments, self._togetheros = arguments, togetheros
         self.names, self._command = {**NAMES, **names}, command
-        self._claim = nullcontext(beside._domain) if beside else own_domain()
+        self._claim = nullcontext(beside.domain) if beside else own_domain()
         self.texts: list[str] = []
         self.partials: list[str] = []
         self.speech: list[str] = []
@@ -73,9 +73,9 @@ class Robot:
         self._parameters = {'llm_threads': 1, 'temperature': 0.0, **parameters}
 
     def __enter__(self) -> Robot:
-        self._domain = self._claim.__enter__()
+        self.domain = self._claim.__enter__()
         self._context = rclpy.Context()
-        rclpy.init(context=self._context, domain_id=self._domain)
+        rclpy.init(context=self._context, domain_id=self.domain)
         self.client = rclpy.create_node('robot', context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.client)
@@ -110,7 +110,7 @@ class Robot:
     def _start(self) -> None:
         variables = {
             **os.environ,
-            'ROS_DOMAIN_ID': str(self._domain),
+            'ROS_DOMAIN_ID': str(self.domain),
             'ROS_LOG_DIR': str(self._folder),
             'AMENT_PREFIX_PATH': f'{self._installed}:{os.environ.get("AMENT_PREFIX_PATH", "")}',
             'PYTHONPATH': ':'.join(
@@ -125,7 +125,7 @@ class Robot:
             arguments += ['-p', f'{name}:={shown}']
         arguments += self._arguments
         executable = self._installed / 'lib/hobot_llamacpp_py/hobot_llamacpp_py'
-        self._log_path = self._folder / f'node-{self._domain}.log'
+        self._log_path = self._folder / f'node-{self.domain}.log'
         self._log_file = self._log_path.open('w')
         command = [*self._command, str(executable), *arguments]
         self.process = subprocess.Popen(

@@ -301,8 +301,9 @@ class ImageSubscription:
     def _advice(self) -> str:
         return (
             f'a publisher on {self._current and self._current.topic} is BEST_EFFORT, and large'
-            ' images come in many parts; publish JPEG (CompressedImage), or RELIABLE, or give'
-            ' Fast DDS a larger shared memory segment (see docs/board.md)'
+            ' images come in many parts: publish JPEG (CompressedImage), or RELIABLE, or give Fast'
+            ' DDS a larger shared memory segment (FASTRTPS_DEFAULT_PROFILES_FILE with'
+            ' config/fastdds.xml, for both processes)'
         )
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,11 +14,12 @@ from pathlib import Path
 import cv2
 import pytest
 from gguf_files import with_template
-from nano import CONFIG, ROOT, answer, draw_scene
+from nano import CONFIG, MODELS, ROOT, answer, draw_scene
 
 pytest.importorskip('rclpy', reason='needs ROS 2')
 from image_messages import image_message, nv12
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.serialization import serialize_message
 from robot import Robot, without_stamps
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
@@ -29,6 +33,23 @@ QUESTIONS = [
     *(DESCRIBE, 'How many shapes are there?', 'What color is the circle?', 'Where is the star?'),
     *(DESCRIBE_ZH, '有几个图形？', '正方形是什么颜色？', '三角形在哪里？'),
 ]
+
+
+# Publishes an image 30 times a second, as cameras with the QoS of sensor data do.
+CAMERA = """
+import sys, time
+from pathlib import Path
+import rclpy
+from rclpy.qos import qos_profile_sensor_data
+from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import Image
+rclpy.init()
+publisher = rclpy.create_node('camera').create_publisher(Image, '/image', qos_profile_sensor_data)
+image = deserialize_message(Path(sys.argv[1]).read_bytes(), Image)
+while True:
+    publisher.publish(image)
+    time.sleep(1 / 30)
+"""
 
 
 class TestLocalImage:
@@ -161,6 +182,25 @@ class TestImageTopic:
             for words in ('JPEG', 'RELIABLE', 'shared memory segment'):
                 assert words in robot.status['images']
             assert robot.log.count('images are lost on the way: ') == 1
+
+    def test_the_advice_against_losses_works(self, installed: Path, tmp_path: Path) -> None:
+        """With config/fastdds.xml on both sides a BEST_EFFORT publisher loses no large image."""
+        scene, bgr = draw_scene(42, (1920, 1080))
+        message = tmp_path / 'image'
+        message.write_bytes(serialize_message(image_message(bgr, 'rgb8')))
+        profile = f'FASTRTPS_DEFAULT_PROFILES_FILE={CONFIG / "fastdds.xml"}'
+        encoder, decoder, _ = MODELS['internvl']
+        models = dict(model_file_name=encoder, llm_model_name=decoder, feed_type=1)
+        with Robot(installed, tmp_path, models, command=['env', profile]) as robot:
+            robot.wait_until_ready()
+            variables = {**os.environ, 'ROS_DOMAIN_ID': str(robot.domain)}
+            camera = ['env', profile, sys.executable, '-c', CAMERA, str(message)]
+            with subprocess.Popen(camera, env=variables, stdin=subprocess.PIPE) as process:
+                robot.wait_for(lambda: int(robot.status['frames received']) > 20, 'frames')
+                assert robot.ask(DESCRIBE) == answer(scene, DESCRIBE)
+                process.kill()
+            assert 'BEST_EFFORT' in robot.status['images']
+            assert robot.status['frames lost'] == '0'
 
     def test_damaged_image_is_an_error_and_no_more(self, robot: Robot) -> None:
         """An impossible image fails its prompt with a reason; the next one is answered."""
