@@ -196,8 +196,8 @@ class Parameters:
     )
     once: bool = _param(
         False,
-        'answer user_prompt once and exit with status 0, or 1 on error;'
-        ' a subscriber gets 5 s to appear',
+        'answer user_prompt once, on standard output as well, and exit with status 0, or 1 on'
+        ' error',
     )
     continuous: bool = _param(
         False, 'feed_type 1: answer user_prompt again on the newest frame whenever idle'
@@ -208,7 +208,11 @@ class Parameters:
         ' empty: prepare while idle',
     )
     pre_infer_period: float = _param(
-        1.0, 'least seconds between two preparations while idle', at_least=0, at_most=86400
+        1.0,
+        'least seconds between two preparations while idle; with continuous: a frame that was'
+        ' encoded ahead is replaced by a newer one after so long',
+        at_least=0,
+        at_most=86400,
     )
     # Ours: the answer.
     speculative: bool = _param(

@@ -41,8 +41,9 @@ TIMEOUT = 60.0  # seconds: generous, for machines that are busy with something e
 class Robot:
     """One process of the installed node, and everything a client can do to it.
 
-    Use as a context manager. `parameters` are the node's, as on a command line; `arguments`
-    follow them. `togetheros`: the message packages of TogetheROS are installed.
+    Use as a context manager. `parameters` are the node's, as on a command line, None for those
+    that are not given; `arguments` follow them. `togetheros`: the message packages of TogetheROS
+    are installed.
 
     Args:
         names: names of the node, its topics and services, where they are not the default ones.
@@ -109,28 +110,28 @@ class Robot:
 
     def _start(self) -> None:
         variables = {
-            **os.environ,
+            **installed_environment(self._installed),
             'ROS_DOMAIN_ID': str(self.domain),
             'ROS_LOG_DIR': str(self._folder),
-            'AMENT_PREFIX_PATH': f'{self._installed}:{os.environ.get("AMENT_PREFIX_PATH", "")}',
-            'PYTHONPATH': ':'.join(
-                str(p) for p in self._installed.glob('lib/python*/site-packages')
-            ),
         }
         if self._togetheros:
             variables = sourced(variables)
         arguments = ['--ros-args']
         for name, value in self._parameters.items():
+            if value is None:
+                continue
             shown = f"'{value}'" if isinstance(value, (str, Path)) else str(value).lower()
             arguments += ['-p', f'{name}:={shown}']
         arguments += self._arguments
         executable = self._installed / 'lib/hobot_llamacpp_py/hobot_llamacpp_py'
         self._log_path = self._folder / f'node-{self.domain}.log'
         self._log_file = self._log_path.open('w')
+        self._output_path = self._log_path.with_suffix('.out')
         command = [*self._command, str(executable), *arguments]
-        self.process = subprocess.Popen(
-            command, env=variables, cwd=self._folder, stderr=self._log_file
-        )
+        with self._output_path.open('w') as output:
+            self.process = subprocess.Popen(
+                command, env=variables, cwd=self._folder, stdout=output, stderr=self._log_file
+            )
 
     # -- what the node says ----------------------------------------------------------------------
 
@@ -138,6 +139,11 @@ class Robot:
     def log(self) -> str:
         """What the node has logged so far."""
         return self._log_path.read_text()
+
+    @property
+    def output(self) -> str:
+        """What the node has printed on standard output so far."""
+        return self._output_path.read_text()
 
     def listen(
         self, topic: str, callback: Callable[[Any], None], message_type: type = String
@@ -246,6 +252,15 @@ class Robot:
         started = time.monotonic()
         self.process.send_signal(number)
         return self.process.wait(timeout=TIMEOUT), time.monotonic() - started
+
+
+def installed_environment(installed: Path) -> dict[str, str]:
+    """Return the environment in which an installed package is run."""
+    return {
+        **os.environ,
+        'AMENT_PREFIX_PATH': f'{installed}:{os.environ.get("AMENT_PREFIX_PATH", "")}',
+        'PYTHONPATH': ':'.join(str(p) for p in installed.glob('lib/python*/site-packages')),
+    }
 
 
 def without_stamps(log: str) -> list[str]:

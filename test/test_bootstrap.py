@@ -75,6 +75,8 @@ class Repository:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C reaches a whole group, but not this test
+            # A background job of a script ignores Ctrl-C, and a shell cannot change that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def run(self, *sets: str, **environment: str) -> str:

@@ -52,6 +52,11 @@ class SpeechSegmenter:
         """Take the next text; return the clauses that it completes."""
         return [clause for char in text for clause in self._route(char) if clause]
 
+    @property
+    def in_code(self) -> bool:
+        """Whether a block of code is open, so that nothing is spoken."""
+        return self._code_line is not None
+
     def finish(self) -> list[str]:
         """Return what is left when the answer has ended."""
         return [clause for clause in (*self._release(), self._cut()) if clause]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import logging
 import os
@@ -41,8 +42,8 @@ __all__ = ['STOP_TIMEOUT', 'LlamacppNode']
 
 STOP_TIMEOUT = 0.6  # seconds that native code gets to end when the node stops
 READ_TIMEOUT = 5.0  # seconds that subscribers get to take the answer of `once`
-# Seconds in which a listener started with the node is discovered, and it has discovered us.
-DISCOVERY_TIME, MATCH_TIME = 5.0, 0.2
+# Seconds in which a listener that is there shows on the graph, then matches, and has matched us.
+DISCOVERY_TIME, MATCH_TIMEOUT, MATCH_TIME = 1.0, 5.0, 0.2
 
 BUILT_IN = (
     'To try the built-in model: ros2 run hobot_llamacpp_py hobot_llamacpp_py --ros-args'
@@ -136,6 +137,8 @@ class LlamacppNode(Node):
         core.handlers = [_RosLogHandler(self.get_logger())]
 
     def _declare_parameters(self) -> Parameters:
+        # rclpy offers no other way to know what was given, and what is a default.
+        self._given = frozenset(getattr(self, '_parameter_overrides', ()))
         values = {}
         for spec in specs().values():
             limits = f'; {spec.range_text}' if spec.range_text else ''
@@ -150,7 +153,7 @@ class LlamacppNode(Node):
 
     def _warn_of_unknown_parameters(self) -> None:
         """Name parameters that were given but do not exist: ROS ignores them without a word."""
-        for name in getattr(self, '_parameter_overrides', {}):
+        for name in self._given:
             whole = name.split('.')[0]
             if whole != name and whole in specs():
                 raise ParameterError(f'{whole} is a map in YAML; quote it, so that it is a text')
@@ -202,7 +205,8 @@ class LlamacppNode(Node):
         _thread.logger = self.get_logger()
         parameters = self._settings
         cores = len(os.sched_getaffinity(0))
-        if parameters.llm_threads > cores:
+        # The default is what the interface has; only who gave another number is to know.
+        if parameters.llm_threads > cores and 'llm_threads' in self._given:
             self.get_logger().warning(
                 f'llm_threads {parameters.llm_threads} is more than the {cores} cores there are:'
                 f' {cores} threads are used'
@@ -347,6 +351,8 @@ class LlamacppNode(Node):
 
     def on_piece(self, piece: str) -> None:
         self._results.piece(piece)
+        if self._settings.once:
+            _print(piece)
 
     def on_answer(
         self, prompt: str, answer: Answer, frame: Frame | None, steps: Mapping[str, Interval]
@@ -354,6 +360,8 @@ class LlamacppNode(Node):
         self._last_stats, self._last_error = answer.stats, ''
         file = 'feedback' if self._settings.feed_type == 0 else ''  # as in the C++ node
         header = frame.header() if frame else Header(frame_id=file)
+        if self._settings.once:
+            _print('\n')
         self._results.end(answer.text, header, steps)
         self.get_logger().info(f'answer: {_line(answer.text)}')
         if answer.finish != 'stop':
@@ -375,19 +383,25 @@ class LlamacppNode(Node):
 
     def _await_listeners(self) -> None:
         """Give a listener that was started with the node the time to be discovered."""
-        if not self._results.has_reader():
-            self.get_logger().info('once: waiting a few seconds for a subscriber of ~/text')
-        while time.monotonic() - self._started < DISCOVERY_TIME:
-            if self._results.has_reader():
-                time.sleep(MATCH_TIME)
+        while not self._results.has_reader():
+            seconds = time.monotonic() - self._started
+            limit = MATCH_TIMEOUT if self._results.has_subscription() else DISCOVERY_TIME
+            if seconds > limit:
                 return
             time.sleep(0.02)
+        time.sleep(MATCH_TIME)
 
     def _finish_once(self, status: int) -> None:
         if self._settings.once:
             if not self._results.wait_until_read(READ_TIMEOUT):
                 self.get_logger().warning('a subscriber did not take the answer in time')
             self._on_finished(status)
+
+
+def _print(text: str) -> None:
+    """Write a piece of the answer to standard output, where the log is not."""
+    with contextlib.suppress(OSError, ValueError):  # nobody reads it: closed, or a broken pipe
+        print(text, end='', flush=True)
 
 
 def _line(text: str) -> str:

@@ -35,6 +35,7 @@ class Results:
     """
 
     def __init__(self, node: Node, speech_topic: str, targets_topic: str, model: str) -> None:
+        self._node = node
         self._partial = node.create_publisher(String, '~/partial', PIECES)
         self._text = node.create_publisher(String, '~/text', RELIABLE)
         self._speech = node.create_publisher(String, speech_topic, RELIABLE)
@@ -69,6 +70,11 @@ class Results:
         """
         for clause in self._segmenter.finish():
             self._speech.publish(String(data=clause))
+        if self._segmenter.in_code:
+            self._node.get_logger().info(
+                'the answer ends within a block of code, which nothing closes: code is not spoken,'
+                ' the whole answer is on ~/text'
+            )
         if self._targets:
             self._targets.publish(text, header, steps)
         self._text.publish(String(data=text))
@@ -80,6 +86,10 @@ class Results:
     def has_reader(self) -> bool:
         """Tell whether somebody listens to the whole answers."""
         return any(p.get_subscription_count() for p in self._whole_answers())
+
+    def has_subscription(self) -> bool:
+        """Tell whether the graph has somebody who wants the whole answers, matched or not."""
+        return any(self._node.count_subscribers(p.topic_name) for p in self._whole_answers())
 
     def wait_until_read(self, timeout: float) -> bool:
         """Wait until all subscribers have everything; False if some did not in time."""

@@ -73,7 +73,8 @@ def _run(command: list[str]) -> int:
     listener = _Listener()
     executor = SingleThreadedExecutor()
     executor.add_node(listener)
-    node = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # Its standard output has the answer, too; here it is to come by way of the topics.
+    node = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + TIMEOUT
         while node.poll() is None and time.monotonic() < deadline:

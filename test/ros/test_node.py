@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cv2
 import pytest
+from domain import own_domain
 from gguf_files import with_template
 from nano import CONFIG, MODELS, ROOT, answer, draw_scene
 
@@ -20,7 +21,7 @@ pytest.importorskip('rclpy', reason='needs ROS 2')
 from image_messages import image_message, nv12
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
-from robot import Robot, without_stamps
+from robot import Robot, installed_environment, without_stamps
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
@@ -85,13 +86,33 @@ class TestLocalImage:
     def test_once_answers_and_exits(
         self, start: Start, picture_file: Callable[..., Path], suffix: str
     ) -> None:
-        """With once the answer reaches its readers, then the process ends with status 0."""
+        """With once the answer is printed and reaches its readers; then the process ends."""
         scene, bgr = draw_scene(3)
         image = picture_file(bgr, suffix)
         with start(image=image, user_prompt=DESCRIBE_ZH[:-1] + '.', once=True) as robot:
             assert robot.wait_for_end() == 0
             assert robot.texts == [answer(scene, DESCRIBE_ZH)]
+            assert ''.join(robot.partials) == answer(scene, DESCRIBE_ZH)
+            assert robot.output == answer(scene, DESCRIBE_ZH) + '\n'
             assert 'Traceback' not in robot.log
+
+    def test_once_without_listeners(self, installed: Path, tmp_path: Path) -> None:
+        """Where nobody listens the answer is on standard output, and nothing else is."""
+        encoder, decoder, _ = MODELS['internvl']
+        arguments = ['-p', f'model_file_name:={encoder}', '-p', f'llm_model_name:={decoder}']
+        arguments += ['-p', 'user_prompt:=Describe the image.', '-p', 'once:=true']
+        with own_domain() as domain:
+            result = subprocess.run(
+                [installed / 'lib/hobot_llamacpp_py/hobot_llamacpp_py', '--ros-args', *arguments],
+                env={**installed_environment(installed), 'ROS_DOMAIN_ID': str(domain)},
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+        assert result.returncode == 0, result.stderr
+        said = 'There is a yellow star at the top, a red circle on the left and a blue square on'
+        assert result.stdout == f'{said} the right.\n'
 
     def test_raw_nv12(self, start: Start, tmp_path: Path) -> None:
         """A raw NV12 file needs its size, and is then seen like any other picture."""
@@ -405,6 +426,35 @@ class TestConstrainedAnswers:
         with start(image=CONFIG / 'image2.jpg', **options) as robot:
             assert robot.wait_for_end() == 1
             assert words in robot.log
+
+
+def test_code_that_is_not_spoken_is_told(start: Start) -> None:
+    """Where an answer ends within a block of code, a line says why the rest was not spoken."""
+    options = dict(image=CONFIG / 'image2.jpg', cute_words='', history_turns=0)
+    with start(**options) as robot:
+        robot.wait_until_ready()
+        assert robot.set_parameter('grammar', 'root ::= "Run this.\\n```\\nprint(1)\\n"')[0]
+        assert robot.ask(DESCRIBE) == 'Run this.\n```\nprint(1)\n'
+        robot.wait_for(lambda: 'code is not spoken' in robot.log, 'telling')
+        assert robot.speech == ['Run this.']
+        assert robot.set_parameter('grammar', 'root ::= "Run this.\\n```\\n1\\n```\\nDone."')[0]
+        assert robot.ask(DESCRIBE).endswith('Done.')
+        robot.wait_for(lambda: len(robot.speech) == 3, 'speaking')
+        assert robot.log.count('code is not spoken') == 1
+
+
+@pytest.mark.parametrize(('given', 'warns'), [({'llm_threads': 9999}, True), ({}, False)])
+def test_only_given_threads_are_complained_of(
+    installed: Path, tmp_path: Path, given: dict[str, int], warns: bool
+) -> None:
+    """More threads than cores are a warning to who gave them; the default is none's fault."""
+    encoder, decoder, _ = MODELS['internvl']
+    models = dict(model_file_name=encoder, llm_model_name=decoder)
+    one_core = ['taskset', '-c', str(min(os.sched_getaffinity(0)))]
+    parameters = {**models, 'llm_threads': None, **given}
+    with Robot(installed, tmp_path, parameters, command=one_core) as robot:
+        robot.wait_until_ready()
+        assert ('more than the 1 cores' in robot.log) is warns
 
 
 def test_nothing_that_was_given_is_ignored_silently(start: Start, tmp_path: Path) -> None:
