@@ -24,8 +24,11 @@ demo:
 	@$(VENV) -m hobot_llamacpp_py.tools.demo $(ARGS)
 
 bench:
-	@scripts/bootstrap.sh bench test
+	@scripts/bootstrap.sh bench test interfaces
+	@scripts/interfaces.sh
 	@status=0; $(VENV) -m hobot_llamacpp_py.tools.bench $(ARGS) || status=$$?; \
+	  printf '\nThe node with a camera:\n'; \
+	  test/with_interfaces.sh .venv/bin/python -m hobot_llamacpp_py.tools.bench_node || status=$$?; \
 	  printf '\nA timer of 10 ms while an encoder holds its own GIL for 2.4 s:\n'; \
 	  . scripts/without_ros.sh; PYTHONPATH=. .venv/bin/python test/timer_delay.py && exit $$status
 

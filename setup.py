@@ -45,6 +45,7 @@ setup(
             'hobot_llamacpp_py = hobot_llamacpp_py.ros.main:main',
             'demo = hobot_llamacpp_py.tools.demo:main',
             'bench = hobot_llamacpp_py.tools.bench:main',
+            'bench_node = hobot_llamacpp_py.tools.bench_node:main',
         ],
     },
 )

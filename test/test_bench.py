@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from nano import MODELS
+from nano import MODELS, ROOT
 
 from hobot_llamacpp_py.tools import bench
 
@@ -57,3 +59,18 @@ def test_models_go_together(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit, match='2'):
         bench.main(['--llm', str(MODELS['smolvlm'][1])])
     assert capsys.readouterr().err == 'error: --llm and --encoder go together\n'
+
+
+def test_the_node_is_measured() -> None:
+    """All ratios of the node are measured and held against their bars."""
+    bench_node = pytest.importorskip('hobot_llamacpp_py.tools.bench_node')
+    command = [ROOT / 'test/with_interfaces.sh', sys.executable, '-m', bench_node.__name__]
+    command += ['--seconds', '0.5', '--answers', '2', '--threads', '1']
+    command += ['--llm', MODELS['internvl'][1]]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert result.returncode in (0, 1), result.stderr  # on a busy machine a bar may be missed
+    expected = set(bench_node.BARS)
+    if 'hbm_img_msgs is not installed' in result.stdout:
+        expected.remove('idle, HbmMsg1080P')
+    printed = {name for name, bar in bench_node.BARS.items() if bar.sentence in result.stdout}
+    assert printed == expected

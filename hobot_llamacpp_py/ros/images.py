@@ -247,6 +247,9 @@ class ImageSubscription:
         )
         if wanted != self._current or qos != self._qos:
             self._subscribe(wanted, qos)
+        elif self._loses_by_best_effort and not self._has_advised:
+            self._has_advised = True
+            self._node.get_logger().warning(f'images are lost on the way: {self._advice}')
 
     def _wanted(self, found: list[_Source]) -> _Source | None:
         # Publishers come and go one by one: do not leave the one that is still there.
@@ -289,9 +292,6 @@ class ImageSubscription:
             event.is_ready(all_ready)
             if data := event.take_data():
                 self.lost += data.total_count_change
-        if self._loses_by_best_effort and not self._has_advised:
-            self._has_advised = True
-            self._node.get_logger().warning(f'images are lost on the way: {self._advice}')
 
     @property
     def _loses_by_best_effort(self) -> bool:

@@ -18,7 +18,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import llama_cpp
@@ -34,24 +33,12 @@ from hobot_llamacpp_py.engine.prompt_format import Turn
 from hobot_llamacpp_py.engine.sampler import Sampler
 from hobot_llamacpp_py.engine.speculation import Drafter
 from hobot_llamacpp_py.errors import VlmError
+from hobot_llamacpp_py.tools.bars import Bar, print_verdicts
 from hobot_llamacpp_py.tools.bench_model import write_model
 from hobot_llamacpp_py.vision.encoder import VisionEncoder, open_encoder
 from hobot_llamacpp_py.vision.picture import Picture
 
 __all__ = ['main']
-
-
-@dataclass(frozen=True)
-class Bar:
-    """What a ratio has to reach, and what it says."""
-
-    is_least: bool
-    value: float
-    sentence: str
-
-    def holds(self, ratio: float) -> bool:
-        """Tell whether a measured ratio is good enough."""
-        return ratio >= self.value if self.is_least else ratio <= self.value
 
 
 BARS = {
@@ -368,9 +355,7 @@ def _measure(options: argparse.Namespace) -> dict[str, dict[str, float]]:
         raise VlmError('--llm and --encoder go together')
     config = DecoderConfig(n_ctx=2048, n_threads=options.threads)
     encoder: VisionEncoder
-    cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
-    llm = options.llm or write_model(cache / 'hobot_llamacpp_py' / 'bench-qwen2.5-0.5b-q4_0.gguf')
-    decoder = Decoder(llm, config)
+    decoder = Decoder(options.llm or write_model(), config)
     if options.encoder:
         encoder = open_encoder(
             options.encoder, options.model_type, EncoderConfig(n_threads=options.threads)
@@ -436,13 +421,7 @@ def _print_table(results: dict[str, dict[str, float]]) -> None:
         ' follow-up, the next;\nprepared, with pre_infer; C++ order, with a context made and the'
         ' picture encoded after the question.\n'
     )
-    for name, bar in BARS.items():
-        ratio = results['ratios'][name]
-        verdict = 'ok' if bar.holds(ratio) else 'MISSED'
-        sign = '>=' if bar.is_least else '<='
-        print(f'{name:22} {ratio:6.3f}  {sign} {bar.value:<5} {verdict:7} {bar.sentence}')
-    if not all(BARS[name].holds(ratio) for name, ratio in results['ratios'].items()):
-        print('\nOn a busy machine, or with few rounds, these are noise: measure again later.')
+    print_verdicts(BARS, results['ratios'])
     if results['machine']['encoder'] != STAND_IN:
         print('\nThe bars are for the model and the stand-in that the benchmark brings itself.')
         return

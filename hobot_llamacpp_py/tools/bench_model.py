@@ -8,6 +8,7 @@ to compute does not hang on the values.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,14 @@ LEAD = 4.0  # weight of the next token's code beside the token's own
 _BLOCK = 32  # weights that share a scale in Q4_0 and Q8_0
 
 
-def write_model(path: Path) -> Path:
-    """Write the decoder (350 MB) unless the file is there.
+def write_model() -> Path:
+    """Write the decoder (350 MB) into the user's cache, unless it is there; return its path.
 
     Raises:
         ModelFileError: the gguf package is not installed, or the file cannot be written.
     """
+    cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
+    path = cache / 'hobot_llamacpp_py' / 'bench-qwen2.5-0.5b-q4_0.gguf'
     if path.is_file():
         return path
     try:
