@@ -11,7 +11,7 @@ help:
 	@echo 'make demo          ask a small built-in vision model about pictures, through ROS 2 topics'
 	@echo 'make bench         measure what the engine promises (minutes, on a quiet machine)'
 	@echo 'make test          run the tests (ARGS="-k name" chooses)'
-	@echo 'make test-board    run the tests of the X5 encoder on an emulated board (installs qemu)'
+	@echo 'make test-board    run the BPU encoders' tests on an emulated X5 and S100 (installs qemu)'
 	@echo 'make test-aarch64  run all but ROS there, with llama.cpp compiled for the board'
 	@echo 'make lint          check style and types'
 	@echo 'make clean         remove .venv and build outputs (compiled things stay in ~/.cache)'
@@ -39,7 +39,8 @@ test:
 
 test-board:
 	@scripts/bootstrap.sh test
-	@. scripts/without_ros.sh && PYTHON=.venv/bin/python test/board/run.sh
+	@. scripts/without_ros.sh && for board in x5 s100; do \
+	  PYTHON=.venv/bin/python test/board/run.sh $$board || exit; done
 	@$(VENV) -m pytest --durations=10 test/board test/ros/test_encoder_process.py $(ARGS)
 
 test-aarch64:
@@ -51,7 +52,7 @@ lint:
 	@$(VENV) -m ruff check .
 	@$(VENV) -m ruff format --check .
 	@$(VENV) -m mypy
-	@if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh test/board/*.sh .ci/run; fi
+	@if command -v shellcheck >/dev/null; then shellcheck -x scripts/*.sh test/*.sh test/board/*.sh .ci/run; fi
 
 clean:
 	rm -rf .venv build install log .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -1,12 +1,11 @@
 """Vision encoder on the BPU of an RDK S100, through the binding `hbm_runtime`.
 
-Run it in a process of its own (`encoder_process`): nothing shows that the binding lets go of the
-GIL during inference.
+The binding checks what it is fed. But a failing inference is no exception: it ends the process,
+with the reason on stderr.
 """
 
 from __future__ import annotations
 
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,18 @@ import numpy as np
 import numpy.typing as npt
 
 from hobot_llamacpp_py.errors import InferenceError, ModelFileError
+from hobot_llamacpp_py.vision.bpu import Board, cause
 from hobot_llamacpp_py.vision.preprocess import normalise
 from hobot_llamacpp_py.vision.tensors import (
     Quantisation,
     as_embeddings,
     input_spec,
     rgb_pixels,
-    text_of,
 )
 
 __all__ = ['BpuS100Encoder']
 
+_S100 = Board('RDK S100', '.hbm', 'an X5 takes .bin', 'hbm-runtime')
 _INPUTS = {'F32': np.float32, 'F16': np.float16, 'S8': np.int8, 'S16': np.int16, 'U8': np.uint8}
 _FLOATS = ('F32', 'F16')
 _OUTPUTS = (*_FLOATS, 'S8', 'U8', 'S16', 'U16', 'S32', 'U32')
@@ -48,23 +48,19 @@ class BpuS100Encoder:
         self, path: str | Path, model_type: int, core: int = 0, priority: int = 0
     ) -> None:
         self._path = Path(path)
-        if not self._path.is_file():
-            raise ModelFileError(f'{path}: no such file')
-        self._binding = _import_binding(self._path)
+        binding = _S100.import_binding(self._path, _import)
+        if self._path.suffix != '.hbm':
+            raise ModelFileError(f'{path}: the BPU library loads files with the suffix .hbm only')
         try:
-            self._runtime = self._binding.HB_HBMRuntime(str(path))
+            self._runtime: Any = binding.HB_HBMRuntime(str(path))
         except Exception as error:
-            raise ModelFileError(
-                f'{path}: the BPU library cannot load it: {text_of(error)}; expected a whole .hbm'
-                ' model for the RDK S100. Likely causes: a model for another board (an X5 takes'
-                ' .bin), an incomplete download, or too little ION memory'
-            ) from None
+            raise _S100.load_error(self._path, error) from None
+        self._scaled = binding.hbDNNQuantiType.SCALE
         self._model = self._only(self._runtime.model_names, 'model')
         self._read_input(model_type)
         self._read_output()
-        # Theirs count from 0, and none given means any.
-        cores = {'bpu_cores': {self._model: [core - 1]}} if core else {}
-        self._scheduling: dict[str, Any] = {'priority': {self._model: priority}, **cores}
+        self._given = f'bpu_core {core}, bpu_priority {priority}'
+        self._schedule(core, priority)
         self.input_size = (self._spec.width, self._spec.height)
         self.n_tokens, self.n_embd = self.encode(np.zeros((1, 1, 3), np.uint8)).shape
 
@@ -72,26 +68,33 @@ class BpuS100Encoder:
         """Return the embeddings of a fitted picture; the GIL may be held meanwhile."""
         feed = {self._model: {self._input: self._make_input(fitted)}}
         try:
-            output = self._runtime.run(feed, **self._scheduling)[self._model][self._output]
+            output = self._runtime.run(feed)[self._model][self._output]
         except Exception as error:
-            raise InferenceError(
-                f'{self._path}: inference on the BPU failed: {text_of(error)}'
-                f' ({self._scheduling}). Likely causes: a bpu_core that the board lacks, too'
-                " little ION memory; the library's own messages stand in the log"
-            ) from None
+            raise _S100.inference_error(self._path, error, self._given) from None
         if output.shape != self._output_shape:
             raise InferenceError(
                 f'{self._path}: the output has shape {list(output.shape)};'
                 f' expected {list(self._output_shape)}'
             )
-        if self._output_scale is None:
-            # A copy: the array is a view of the device's memory.
-            return as_embeddings(output.astype(np.float32), self._path)
-        return as_embeddings(self._output_scale.dequantise(output), self._path)
+        if self._output_scale is not None:
+            output = self._output_scale.dequantise(output)
+        # Floats without padding are handed on as they lie there: the array owns that memory.
+        return as_embeddings(output, self._path)
 
     def close(self) -> None:
         """Free the model; closing again does no harm."""
         self._runtime = None
+
+    def _schedule(self, core: int, priority: int) -> None:
+        # Theirs count from 0, and none given means any.
+        cores = {'bpu_cores': {self._model: [core - 1]}} if core else {}
+        try:
+            self._runtime.set_scheduling_params(priority={self._model: priority}, **cores)
+        except Exception as error:
+            raise ModelFileError(
+                f'{self._path}: the BPU library refuses {self._given}: {cause(error)} (an S100 has'
+                ' the cores 1 to 4, which it counts from 0)'
+            ) from None
 
     # -- what the runtime says of the model ------------------------------------------------------
 
@@ -131,22 +134,14 @@ class BpuS100Encoder:
             )
         return names[0]
 
-    def _type(self, value: Any) -> str:
-        """Return the name of a data type, S8 or F32 for example."""
-        types = self._binding.hbDNNDataType
-        for name in dict.fromkeys((*_INPUTS, *_OUTPUTS)):
-            if getattr(types, name) == value:
-                return name
-        return str(value)
-
     def _properties(self, side: str, name: str) -> tuple[list[int], str, Quantisation | None]:
         """Return a tensor's shape, its type, and the scale of its integers if they have one."""
         shape, dtype, quant = (
             getattr(self._runtime, f'{side}_{what}')[self._model][name]
             for what in ('shapes', 'dtypes', 'quants')
         )
-        kind, scale = self._type(dtype), np.asarray(quant.scale).ravel()
-        is_scaled = quant.quant_type == self._binding.hbDNNQuantiType.SCALE and scale.size
+        kind, scale = str(dtype.name), np.asarray(quant.scale).ravel()
+        is_scaled = quant.quant_type == self._scaled and scale.size
         if kind in _FLOATS or not is_scaled:
             return shape, kind, None
         zero_point, axis = np.asarray(quant.zero_point).ravel(), int(quant.axis)
@@ -160,19 +155,7 @@ class BpuS100Encoder:
         return shape, kind, Quantisation(scale, zero_point, axis)
 
 
-def _import_binding(path: Path) -> Any:
-    try:
-        import hbm_runtime
-    except Exception as error:  # without the board's libraries it raises RuntimeError
-        machine = platform.machine()
-        if machine != 'aarch64':
-            advice = f'this machine ({machine}) is no RDK S100: use an .onnx encoder here'
-        elif isinstance(error, ModuleNotFoundError):
-            advice = 'pip3 install hbm-runtime, on an RDK S100'
-        else:
-            advice = "the BPU's libraries are missing: sudo apt install hobot-dnn, on an RDK S100"
-        raise ModelFileError(
-            f"{path} needs the BPU's Python binding hbm_runtime, which cannot be imported"
-            f' ({text_of(error)}): {advice}'
-        ) from None
+def _import() -> Any:
+    import hbm_runtime
+
     return hbm_runtime

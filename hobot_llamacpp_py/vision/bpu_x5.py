@@ -3,14 +3,12 @@
 The binding checks next to nothing: a float32 array is read as if each number were a byte, a wrong
 size or type gives numbers from elsewhere. So everything is checked here, once, at the start: what
 the model says of its tensors, that an input arrives as it was sent, and that a picture comes out
-as finite numbers. Run it in a process of its own (`encoder_process`): the binding holds the GIL
-during inference, and a wrong file can crash it.
+as finite numbers.
 """
 
 from __future__ import annotations
 
 import ctypes
-import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hobot_llamacpp_py.errors import InferenceError, ModelFileError
+from hobot_llamacpp_py.vision.bpu import Board, cause
 from hobot_llamacpp_py.vision.preprocess import InputSpec, normalise
 from hobot_llamacpp_py.vision.tensors import (
     Quantisation,
@@ -26,14 +25,13 @@ from hobot_llamacpp_py.vision.tensors import (
     input_spec,
     nv12,
     rgb_pixels,
-    text_of,
 )
 
 __all__ = ['BpuX5Encoder']
 
 Tensor = npt.NDArray[Any]
 
-_MEMORY = 'too little ION memory (sudo srpi-config sets it, then reboot)'
+_X5 = Board('RDK X5', '.bin', 'an S100 takes .hbm', 'hobot-dnn-rdkx5', max_numpy=1)
 # How each kind of input is made from a fitted picture. (NV12 in two planes and float16 never
 # arrive through the binding.)
 _INPUTS: dict[str, Callable[[npt.NDArray[np.uint8], InputSpec], Tensor]] = {
@@ -72,9 +70,7 @@ class BpuX5Encoder:
     ) -> None:
         self._path = Path(path)
         self._arguments = {'core_id': core, 'priority': priority}
-        if not self._path.is_file():
-            raise ModelFileError(f'{path}: no such file')
-        self._model = self._load(_import_binding(self._path))
+        self._model = self._load(_X5.import_binding(self._path, _import_system, _import_pypi))
         self._spec, self._make_input = self._check_input(model_type)
         self._dequantise = self._check_output()
         self._hand_over = self._find_convention()
@@ -106,11 +102,7 @@ class BpuX5Encoder:
         try:
             models = binding.load(str(self._path))
         except Exception as error:
-            raise ModelFileError(
-                f'{self._path}: the BPU library cannot load it: {_cause(error)}; expected a whole'
-                ' .bin model for the RDK X5. Likely causes: a model for another board (an S100'
-                f' takes .hbm), an incomplete download, or {_MEMORY}'
-            ) from None
+            raise _X5.load_error(self._path, error) from None
         if len(models) != 1:
             names = ', '.join(repr(model.name) for model in models)
             raise ModelFileError(
@@ -210,11 +202,7 @@ class BpuX5Encoder:
 
     def _inference_error(self, error: Exception) -> InferenceError:
         given = ', '.join(f'{name} {value}' for name, value in self._arguments.items())
-        return InferenceError(
-            f'{self._path}: inference on the BPU failed: {_cause(error)} ({given}). Likely causes:'
-            f' {_MEMORY}, a bpu_core that the board lacks, or a model for another board; the'
-            " library's own messages stand in the log"
-        )
+        return _X5.inference_error(self._path, error, given)
 
 
 def _import_system() -> Any:
@@ -229,41 +217,12 @@ def _import_pypi() -> Any:
     return pyeasy_dnn
 
 
-def _import_binding(path: Path) -> Any:
-    problems = []
-    for import_it in (_import_system, _import_pypi):
-        try:
-            return import_it()
-        except Exception as error:  # also a library that is missing, and what numpy 2 provokes
-            problems.append(text_of(error))
-    if platform.machine() != 'aarch64':
-        advice = (
-            f'this machine ({platform.machine()}) is no RDK X5: use an .onnx or mmproj-….gguf'
-            ' encoder here'
-        )
-    elif int(np.__version__.split('.')[0]) >= 2:
-        advice = f"it breaks with numpy {np.__version__}: pip3 install 'numpy>=1.26.4,<2'"
-    elif any('.so' in problem for problem in problems):
-        advice = "the BPU's libraries are missing: sudo apt install hobot-dnn, on an RDK X5"
-    else:
-        advice = 'pip3 install hobot-dnn-rdkx5, on an RDK X5'
-    raise ModelFileError(
-        f"{path} needs the BPU's Python binding, which cannot be imported"
-        f' ({"; ".join(problems)}): {advice}'
-    )
-
-
-def _cause(error: Exception) -> str:
-    """Return what went wrong: the binding hides it behind a SystemError."""
-    return text_of(error.__cause__ or error)
-
-
 def _type(tensor: Any) -> str:
     """Return a tensor's type as the binding calls it: float32, NV12 ..."""
     try:
         return str(tensor.properties.tensor_type)
     except Exception as error:  # a type that the binding does not know
-        return f'of unknown type ({_cause(error)})'
+        return f'of unknown type ({cause(error)})'
 
 
 def _aligned_shape(properties: Any) -> tuple[int, ...] | None:

@@ -261,7 +261,7 @@ class _Child:
                 ) from None
         self._received = b''
         self._number = 0  # of the request
-        self._last_lines: deque[str] = deque(maxlen=1)
+        self._last_lines: deque[str] = deque(maxlen=8)
         assert self._process.stdout is not None
         self._log_thread = threading.Thread(
             target=_log_lines, args=(self._process.stdout, self._last_lines), daemon=True
@@ -312,13 +312,17 @@ class _Child:
         self._close_all()
 
     def last_words(self) -> str:
-        """Say how the process ended, and its last line of output."""
+        """Say how the process ended, and why: what it threw, else its last line of output."""
         if not self._has_ended():
             return 'it hung up'
         status = self._process.returncode
         how = f'exit status {status}' if status >= 0 else f'signal {_signal_name(-status)}'
         self._log_thread.join(END_TIMEOUT)
-        return f'{how}; its last words were: {self._last_lines[0]}' if self._last_lines else how
+        if not self._last_lines:
+            return how
+        # C++ writes that when nobody catches an exception.
+        thrown = [line for line in self._last_lines if line.startswith('  what(): ')]
+        return f'{how}; its last words were: {[*self._last_lines, *thrown][-1].strip()}'
 
     def _has_ended(self) -> bool:
         try:

@@ -1,16 +1,26 @@
 #!/usr/bin/env bash
-# Build the emulated board once, from Debian and PyPI packages only, and run Python in it:
-#     run.sh SCRIPT.py [ARGUMENT]...      run.sh -c 'CODE'      run.sh (only builds)
-#   BPU_SIM_WORK     where it is built (default ~/.cache/hobot_llamacpp_py/board, about 115 MB);
+# Build an emulated board once, from Debian and PyPI packages only, and run Python in it:
+#     run.sh BOARD SCRIPT.py [ARGUMENT]...      run.sh BOARD -c 'CODE'      run.sh BOARD (only builds)
+# BOARD is x5 or s100.
+#   BPU_SIM_WORK     where it is built (default ~/.cache/hobot_llamacpp_py/board, about 130 MB);
 #                    delete it to build again
-#   BPU_SIM_BINDING  the binding (default hobot-dnn-rdkx5==3.0.6)
 #   BPUSIM_LOG=1     a line on stderr for every call that the binding makes
 # Root is needed the first time, to install qemu and a cross compiler.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+board=${1:-}
+case $board in
+  x5) binding=hobot-dnn-rdkx5==3.0.6 module=pyeasy_dnn.so python_version= ;;
+  s100) binding=hbm-runtime==0.1.0.post1 module=HB_HBMRuntime.so python_version=3.10 ;;
+  *)
+    echo "usage: run.sh x5|s100 [SCRIPT.py | -c CODE]" >&2
+    exit 2
+    ;;
+esac
+shift
 export BPU_SIM_WORK=${BPU_SIM_WORK:-${XDG_CACHE_HOME:-$HOME/.cache}/hobot_llamacpp_py/board}
 work=$BPU_SIM_WORK
-mkdir -p "$work"
+mkdir -p "$work/$board"
 exec 9>"$work/lock"
 flock 9
 
@@ -33,26 +43,44 @@ if [[ ! -e $work/root.done ]]; then
   touch "$work/root.done"
 fi
 
-wanted=${BPU_SIM_BINDING:-hobot-dnn-rdkx5==3.0.6}
-if [[ $(cat "$work/site.done" 2>/dev/null) != "$wanted" ]]; then
-  rm -rf "$work/site" "$work/wheels"
-  mkdir -p "$work/site" "$work/wheels"
+site=$work/$board/site
+if [[ $(cat "$site.done" 2>/dev/null) != "$binding" ]]; then
+  rm -rf "$site" "$work/$board/wheels"
+  mkdir -p "$site" "$work/$board/wheels"
   python=${PYTHON:-python3}
-  "$python" -m pip download -q --no-deps -d "$work/wheels" "$wanted" >&2
-  for wheel in "$work"/wheels/*.whl; do "$python" -m zipfile -e "$wheel" "$work/site"; done
-  echo "$wanted" >"$work/site.done"
+  options=()
+  if [[ -n $python_version ]]; then
+    options=(--only-binary :all: --python-version "$python_version" --platform manylinux_2_34_aarch64)
+  fi
+  "$python" -m pip download -q --no-deps "${options[@]}" -d "$work/$board/wheels" "$binding" >&2
+  for wheel in "$work/$board"/wheels/*.whl; do "$python" -m zipfile -e "$wheel" "$site"; done
+  # Debian's Python is 3.11. A binding for 3.10 compares the version's text and no more: what it
+  # calls of CPython is the same there.
+  if [[ -n $python_version ]]; then
+    "$python" - "$site"/*/"$module" "$python_version" <<'PY'
+import sys
+path, version = sys.argv[1:]
+with open(path, 'rb') as file:
+    data = file.read()
+text = version.encode() + b'\0'
+assert data.count(text) == 1, 'another build of the binding: look again'
+with open(path, 'wb') as file:
+    file.write(data.replace(text, b'3.11\0'))
+PY
+  fi
+  echo "$binding" >"$site.done"
 fi
 
-binding=("$work"/site/*/pyeasy_dnn.so)
-library=$work/board/libdnn.so
-for source in "$here/libdnn_sim.c" "$here/build_sim.sh" "${binding[0]}"; do
+module=("$site"/*/"$module")
+library=$work/$board/libraries/libdnn.so
+for source in "$here/$board.c" "$here/sim.h" "$here/build_sim.sh" "${module[0]}"; do
   if [[ ! -e $library || $source -nt $library ]]; then
-    bash "$here/build_sim.sh" "$work/board" "${binding[0]}" >&2
+    bash "$here/build_sim.sh" "$board" "$work/$board/libraries" "${module[0]}" >&2
     touch "$library"
   fi
 done
 flock -u 9
 exec 9>&-
 
-if (($#)); then exec "$here/emu.sh" "$@"; fi
-echo "ready in $work"
+if (($#)); then exec "$here/emu.sh" "$board" "$@"; fi
+echo "$board is ready in $work"

@@ -7,7 +7,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(dirname "$(dirname "$here")")
 export BPU_SIM_WORK=${BPU_SIM_WORK:-${XDG_CACHE_HOME:-$HOME/.cache}/hobot_llamacpp_py/board}
 python=${PYTHON:-python3}
-"$here/run.sh"
+"$here/run.sh" x5
 site=$BPU_SIM_WORK/packages
 wanted=$(cat "$root/requirements/board.txt")
 
@@ -52,4 +52,4 @@ if [[ $(cat "$site.done" 2>/dev/null) != "$wanted" ]]; then
   echo "$wanted" >"$site.done"
 fi
 
-BPU_SIM_PYTHONPATH=$site:$root:$root/test exec "$here/emu.sh" "$here/whole_package.py"
+BPU_SIM_PYTHONPATH=$site:$root:$root/test exec "$here/emu.sh" x5 "$here/whole_package.py"

@@ -8,9 +8,9 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import emulated
 import pytest
 import s100
-import x5
 from nano import CONFIG, answer, draw_scene
 from robot import Robot
 
@@ -109,16 +109,40 @@ def test_public_pair(start: Callable[..., Robot]) -> None:
         robot.wait_for(lambda: robot.status['tokens drafted'] == '0', 'its end')
 
 
+@pytest.mark.parametrize('board', emulated.BOARDS)
 def test_emulated_board(
-    start: Callable[..., Robot], tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
+    start: Callable[..., Robot],
+    tmp_path: Path,
+    family: str,
+    board: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With an encoder on the emulated X5 the node tells what is in a picture."""
-    x5.require_board()
-    x5.use_board(monkeypatch)
+    """With an encoder on an emulated board the node tells what is in a picture."""
+    emulated.use_board(monkeypatch, board)
     scene, bgr = draw_scene(10)
     with (
-        x5.nano_model(tmp_path, family) as model,
+        emulated.nano_model(tmp_path, family, board) as model,
         start(family, feed_type=1, model_file_name=model) as robot,
     ):
         robot.wait_until_ready().show(bgr)
         assert robot.ask(QUESTION) == answer(scene, QUESTION)
+
+
+def test_an_aborted_inference(
+    start: Callable[..., Robot], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the S100's library refuses, the prompt's error has its words; the next is answered."""
+    emulated.use_board(monkeypatch, 's100')
+    trigger = tmp_path / 'trigger'
+    scene, bgr = draw_scene(12)
+    with emulated.nano_model(tmp_path, 'internvl', 's100') as model:
+        model.write_text(f'{model.read_text()}fail SubmitTask -77\nwhile {trigger}\n')
+        with start(feed_type=1, model_file_name=model) as robot:
+            robot.wait_until_ready().show(bgr)
+            trigger.touch()
+            said = robot.ask(QUESTION)
+            assert said.startswith('[error] ')
+            assert 'code: -77' in said
+            assert 'hbUCPSubmitTask failed' in said
+            trigger.unlink()
+            assert robot.ask(QUESTION) == answer(scene, QUESTION)

@@ -170,11 +170,11 @@ def test_slow_start(tmp_path: Path) -> None:
 
 def test_error_of_the_backend(make_model: Callable[..., Model]) -> None:
     """An error of one picture is told, and the same process encodes the next."""
-    model = make_model(fail='hbUCPSubmitTask failed')
+    model = make_model(fail='hbUCPMallocCached failed')
     encoder = ProcessEncoder(model.path, 0, S100)
     child = child_of(encoder)
     model.fail()
-    with pytest.raises(InferenceError, match='hbUCPSubmitTask failed'):
+    with pytest.raises(InferenceError, match='hbUCPMallocCached failed'):
         encoder.encode(PIXELS)
     model.recover()
     assert encoder.encode(PIXELS).shape == (4, 3)
@@ -193,6 +193,19 @@ def test_crash(make_model: Callable[..., Model], caplog: pytest.LogCaptureFixtur
     assert 'encoder process: the driver is about to fail' in caplog.messages
     model.recover()
     np.testing.assert_array_equal(encoder.encode(PIXELS), before)
+    encoder.close()
+
+
+def test_abort(make_model: Callable[..., Model]) -> None:
+    """Where a library ends the process, the error says what it threw; the next picture works."""
+    model = make_model(abort='UCP Error (code: -4) hbUCPSubmitTask failed')
+    encoder = ProcessEncoder(model.path, 0, S100)
+    model.fail()
+    thrown = r'SIGABRT; its last words were: what\(\):  UCP Error \(code: -4\) hbUCPSubmitTask'
+    with pytest.raises(InferenceError, match=thrown):
+        encoder.encode(PIXELS)
+    model.recover()
+    assert encoder.encode(PIXELS).shape == (4, 3)
     encoder.close()
 
 

@@ -1,4 +1,4 @@
-"""The emulated RDK X5: encoder processes that run on it, and models for its simulated BPU."""
+"""The emulated boards: encoder processes that run on them, and models for their simulated BPUs."""
 
 from __future__ import annotations
 
@@ -20,24 +20,27 @@ from nano import MODELS
 
 from hobot_llamacpp_py.vision.encoder_process import INTERPRETER
 
-BOARD = Path(__file__).resolve().parent / 'board'
+FOLDER = Path(__file__).resolve().parent / 'board'
+SUFFIXES = {'x5': '.bin', 's100': '.hbm'}
+BOARDS = tuple(SUFFIXES)
 
 
-def require_board() -> None:
-    """Build the emulated board, or skip where its tools are not installed."""
+def use_board(monkeypatch: pytest.MonkeyPatch, board: str) -> None:
+    """Let encoder processes run on an emulated board; skip where its tools are not installed."""
     for tool in ('qemu-aarch64-static', 'aarch64-linux-gnu-gcc'):
         if shutil.which(tool) is None:
             pytest.skip(f'needs {tool}: make test-board installs it')
+    run_on(board)  # builds it
+    monkeypatch.setenv(INTERPRETER, f'{FOLDER}/emu.sh {board}')
+
+
+def run_on(board: str, *arguments: str) -> str:
+    """Run Python on an emulated board, which is built if it is not; return what it printed."""
+    command = ['bash', FOLDER / 'run.sh', board, *arguments]
     environment = {**os.environ, 'PYTHON': sys.executable}
-    result = subprocess.run(
-        ['bash', BOARD / 'run.sh'], env=environment, capture_output=True, text=True
-    )
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
     assert result.returncode == 0, result.stderr
-
-
-def use_board(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let encoder processes run on the emulated board."""
-    monkeypatch.setenv(INTERPRETER, str(BOARD / 'emu.sh'))
+    return result.stdout
 
 
 def write_model(
@@ -46,21 +49,22 @@ def write_model(
     inputs: str = 'images f32 nchw valid=1,3,8,8',
     output: str = 'tokens f32 nchw valid=1,4,6,1',
 ) -> Path:
-    """Write a model file of the simulated BPU; its format stands in board/libdnn_sim.c."""
+    """Write a model file of a simulated BPU; its format stands in board/sim.h."""
     text = ['BPUSIM 1', 'model vit', f'input {inputs}', f'output {output}', *lines]
     path.write_text('\n'.join(text) + '\n')
     return path
 
 
 def expected(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Return what the simulated BPU makes of an input."""
+    """Return what a simulated BPU makes of an input."""
     x = np.asarray(values, np.float64).ravel()
-    j, k = np.arange(x.size), np.arange(np.prod(shape))[:, np.newaxis]
-    return (k[:, 0] / 2 + ((j % 97) * (k + 1) % 5 - 2) @ x).reshape(shape)
+    j, k = np.arange(x.size), np.arange(np.prod(shape))
+    sums = np.array([(j % 97 * s % 5 - 2) @ x for s in range(5)])
+    return (k / 2 + sums[(k + 1) % 5]).reshape(shape)
 
 
 @contextmanager
-def nano_model(folder: Path, family: str, *lines: str) -> Iterator[Path]:
+def nano_model(folder: Path, family: str, board: str) -> Iterator[Path]:
     """Write a model that does what the built-in encoder does, and serve it meanwhile.
 
     The simulated BPU hands the input to us, and ONNX Runtime does the work here.
@@ -82,9 +86,8 @@ def nano_model(folder: Path, family: str, *lines: str) -> Iterator[Path]:
         with socketserver.ThreadingUnixStreamServer(address, Handler) as server:
             threading.Thread(target=server.serve_forever, daemon=True).start()
             yield write_model(
-                folder / 'nano.bin',
+                folder / f'nano{SUFFIXES[board]}',
                 f'socket {address}',
-                *lines,
                 inputs=f'images f32 nchw valid={",".join(map(str, images.shape))}',
                 output=f'tokens f32 nchw valid=1,{n_tokens},{n_embd},1',
             )
