@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ['ChatConfig', 'DecoderConfig', 'EncoderConfig', 'SamplingConfig']
+Thinking = Literal['auto', 'on', 'off']
+
+__all__ = ['ChatConfig', 'DecoderConfig', 'EncoderConfig', 'SamplingConfig', 'Thinking']
 
 
 @dataclass(frozen=True)
@@ -59,3 +61,5 @@ class ChatConfig:
     max_tokens: int = 256
     sampling: SamplingConfig = SamplingConfig()
     speculative: bool = True
+    thinking: Thinking = 'auto'
+    """Whether a model that can think before it answers does so; auto: as it likes."""

@@ -221,6 +221,13 @@ class Parameters:
         ' the same',
         runtime=True,
     )
+    thinking: str = _param(
+        'auto',
+        'whether a model that can think before it answers does so; auto: as it likes;'
+        ' thoughts are on ~/thinking only',
+        choices=('auto', 'on', 'off'),
+        runtime=True,
+    )
     json_schema: str = _param(
         '', 'JSON Schema that the answer follows, inline or a file; empty: none', runtime=True
     )
@@ -286,6 +293,7 @@ class Parameters:
             history_turns=automatic if self.history_turns < 0 else self.history_turns,
             max_tokens=self.max_tokens,
             speculative=self.speculative,
+            thinking=self.thinking,  # type: ignore[arg-type]  # one of its choices
             sampling=SamplingConfig(
                 **{
                     field.name: getattr(self, field.name)

@@ -67,6 +67,7 @@ class Chat:
             max_tokens=self.config.max_tokens,
             sampling=self.config.sampling,
             speculative=self.config.speculative,
+            thinking=self.config.thinking,
         )
 
     def _remember(self, answer: Answer, pieces: Iterator[str], resets: int) -> Iterator[str]:

@@ -226,6 +226,10 @@ class Decoder:
             piece = self._pieces[token] = self._to_piece(token, special=False)
         return piece
 
+    def special_piece(self, token: int) -> bytes:
+        """Return the bytes of a token as text, those of a control token too."""
+        return self._to_piece(token, special=True)
+
     def is_end(self, token: int) -> bool:
         """Tell whether a token ends generation."""
         return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))

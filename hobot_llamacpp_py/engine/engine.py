@@ -10,7 +10,7 @@ from __future__ import annotations
 import codecs
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from hobot_llamacpp_py.config import DecoderConfig, EncoderConfig, SamplingConfig
+from hobot_llamacpp_py.config import DecoderConfig, EncoderConfig, SamplingConfig, Thinking
 from hobot_llamacpp_py.engine.decoder import CancelToken, Decoder
 from hobot_llamacpp_py.engine.kv_prefix import (
     Element,
@@ -32,6 +32,7 @@ from hobot_llamacpp_py.engine.kv_prefix import (
 from hobot_llamacpp_py.engine.prompt_format import (
     ChatTemplateFormat,
     Image,
+    InThought,
     PromptFormat,
     Special,
     Text,
@@ -41,6 +42,7 @@ from hobot_llamacpp_py.engine.prompt_format import (
 from hobot_llamacpp_py.engine.repetition import NoGuard, RepetitionGuard
 from hobot_llamacpp_py.engine.sampler import Sampler
 from hobot_llamacpp_py.engine.speculation import CONTEXT, Drafter
+from hobot_llamacpp_py.engine.thoughts import ThoughtSplitter
 from hobot_llamacpp_py.errors import (
     CancelledError,
     ImageError,
@@ -70,6 +72,7 @@ class Request:
     sampling: SamplingConfig = SamplingConfig()
     speculative: bool = True
     """Draft tokens from memory; the answer is the same, only sooner there."""
+    thinking: Thinking = 'auto'
 
 
 @dataclass
@@ -87,6 +90,8 @@ class Stats:
     drafted: int = 0
     accepted: int = 0
     """Of the drafted tokens, those that the sampler picked as well."""
+    thinking: int = 0
+    """Of the decoded tokens, those of thoughts and their markers."""
 
 
 @dataclass
@@ -94,12 +99,18 @@ class Answer:
     """An answer in the making: iterate over it for pieces of text as they are decoded.
 
     After the iteration `text` is the whole answer, `tokens` its token ids, `finish` why it ended.
+    What a model thinks before it answers is in `thoughts` alone; `on_thought`, if set before the
+    iteration, is called with each piece of it.
     """
 
     pieces: Iterator[str] = field(repr=False, default=iter(()))
     text: str = ''
     tokens: list[int] = field(default_factory=list)
     finish: FinishReason = ''
+    thoughts: str = ''
+    is_thinking: bool = False
+    """Whether the answer ended before the thought did: then there is no text."""
+    on_thought: Callable[[str], None] | None = field(repr=False, default=None)
     turns: tuple[Turn, ...] = ()
     """The turns that were sent: the oldest may have been dropped to fit the context."""
     stats: Stats = field(default_factory=Stats)
@@ -145,11 +156,13 @@ class Engine:
         self._running: Stats | None = None  # of the request that the KV cache is for
         self._closed = False
         self._sampler: Sampler | None = None
+        self._thought_utf8 = codecs.getincrementaldecoder('utf-8')('replace')
         self._format: PromptFormat
         if encoder is None:
             self._format = ChatTemplateFormat(
                 decoder, decoder.chat_template, decoder.bos, decoder.eos
             )
+            self._format.check()
             return
         self._format = vlm_format(model_type, decoder)
         if encoder.n_embd != decoder.n_embd:
@@ -258,7 +271,8 @@ class Engine:
         *earlier, last = request.turns
         probe = replace(request, turns=(*earlier, replace(last, question='0')))
         (*earlier, last), elements = self._fit_context(probe)
-        other = self._elements(request.system, (*earlier, replace(last, question='问')))
+        turns = (*earlier, replace(last, question='问'))
+        other = self._elements(request.system, turns, request.thinking)
         shared = elements[: common_prefix(elements, other)]
         if self._cached[: len(shared)] != shared:
             self.decoder.cancel_on(cancel)
@@ -299,10 +313,12 @@ class Engine:
         self._check_open()
         started = time.perf_counter()
         decoder, stats = self.decoder, answer.stats
+        splitter: ThoughtSplitter | None = None
         decoder.cancel_on(cancel)
         try:
             # 1. Keep what the KV cache holds already, decode the rest.
             self._prefill(elements, stats, cancel)
+            self._thought_utf8.reset()
             # 2. Sample until the model, the limits or the user end the answer.
             is_constrained = bool(request.sampling.grammar)
             # A replacement character would not be what the grammar has allowed.
@@ -310,15 +326,23 @@ class Engine:
             utf8 = codecs.getincrementaldecoder('utf-8')(on_error)
             guard = NoGuard() if is_constrained else RepetitionGuard()
             shown_tokens = 0
+            splitter = self._splitter(request, answer.turns)
             decode_started = time.perf_counter()
-            for token in self._sample(request, stats):
-                if not answer.tokens:
+            for n_tokens, token in enumerate(self._sample(request, stats, splitter), 1):
+                if n_tokens == 1:
                     stats.first_token_s = time.perf_counter() - started
                 if decoder.is_end(token):
                     answer.finish = 'stop'
                     break
-                answer.tokens.append(token)
-                piece = guard.feed(utf8.decode(decoder.piece(token)))
+                if splitter is None:
+                    text = decoder.piece(token)
+                    answer.tokens.append(token)
+                else:
+                    text = self._split(splitter, token, answer)
+                    if splitter.is_over:
+                        answer.tokens += splitter.tokens
+                        splitter = None
+                piece = guard.feed(utf8.decode(text))
                 if piece:
                     shown_tokens = len(answer.tokens)
                     answer.text += piece
@@ -326,17 +350,27 @@ class Engine:
                 if guard.repeated:
                     answer.finish = 'repetition'
                     break
-                if len(answer.tokens) >= request.max_tokens:
+                if n_tokens >= request.max_tokens:
                     answer.finish = 'length'
                     break
             else:
                 answer.finish = 'context'
         except CancelledError:
             answer.finish = 'cancelled'
+            answer.is_thinking = splitter is not None and splitter.in_thought
         except UnicodeDecodeError:
             raise InferenceError('the model gave bytes that are no UTF-8 text') from None
         else:
             stats.decode_s = time.perf_counter() - decode_started
+            if splitter is not None:  # the answer ended in a thought, or in what may be a marker
+                thought, text = splitter.finish()
+                self._think(thought, answer)
+                answer.is_thinking = splitter.in_thought
+                answer.tokens += splitter.tokens if text else []
+                piece = guard.feed(utf8.decode(text))
+                if piece:
+                    answer.text += piece
+                    yield piece
             if piece := guard.finish():
                 shown_tokens = len(answer.tokens)
                 answer.text += piece
@@ -345,6 +379,29 @@ class Engine:
                 answer.finish = 'repetition'
                 # The model shall not read its own repetition in the next turn.
                 del answer.tokens[shown_tokens:]
+
+    def _splitter(self, request: Request, turns: tuple[Turn, ...]) -> ThoughtSplitter | None:
+        """Return what parts thought and answer; None for a model that does not think."""
+        markers = self._format.thoughts
+        if markers is None:
+            return None
+        prompt = self._format.render(request.system, turns, request.thinking)
+        in_thought = prompt[-1:] == [InThought()]
+        return ThoughtSplitter(markers, self.decoder.piece, self.decoder.special_piece, in_thought)
+
+    def _split(self, splitter: ThoughtSplitter, token: int, answer: Answer) -> bytes:
+        """Tell a token's part of the thought; return its part of the answer."""
+        answer.stats.thinking += 1
+        thought, text = splitter.feed(token)
+        self._think(thought, answer)
+        return text
+
+    def _think(self, thought: bytes, answer: Answer) -> None:
+        piece = self._thought_utf8.decode(thought)
+        if piece:
+            answer.thoughts += piece
+            if answer.on_thought is not None:
+                answer.on_thought(piece)
 
     def _prefill(
         self, elements: list[Element], stats: Stats, cancel: CancelToken, *, logits: bool = True
@@ -386,7 +443,9 @@ class Engine:
         stats.encode_s += time.perf_counter() - started
         return image.result()
 
-    def _sample(self, request: Request, stats: Stats) -> Iterator[int]:
+    def _sample(
+        self, request: Request, stats: Stats, splitter: ThoughtSplitter | None
+    ) -> Iterator[int]:
         """Sample token after token; each is decoded when the next is asked for.
 
         Drafted tokens are decoded in one batch with the token that they follow, and then sampled
@@ -396,10 +455,18 @@ class Engine:
         decoder, drafter = self.decoder, self._drafter
         sampler = self._sampler_for(request.sampling)
         speculative = request.speculative and decoder.can_trim
+        opening = None
+        if splitter is not None and self._format.thoughts is not None:
+            opening = decoder.special_id(self._format.thoughts.opens[0])
         draft: list[int] = []
         row = -1  # of the last decode's logits, which is how much of the draft was accepted
         while True:
-            token = sampler.sample(row)
+            if splitter is None or splitter.is_over:
+                token = sampler.sample(row)
+            elif splitter.in_thought:
+                token = sampler.sample_free(row)
+            else:  # what the answer has to follow may come after a thought
+                token = sampler.sample_unless(opening, row)
             yield token
             if self._running is not stats:
                 self._check_open()
@@ -452,7 +519,7 @@ class Engine:
         turns, n_ctx = request.turns, self.decoder.n_ctx
         limit = n_ctx - min(request.max_tokens, n_ctx // 4)
         while True:
-            elements = self._elements(request.system, turns)
+            elements = self._elements(request.system, turns, request.thinking)
             n = count_positions(elements)
             if n <= limit or len(turns) == 1:
                 break
@@ -464,9 +531,11 @@ class Engine:
             )
         return turns, elements
 
-    def _elements(self, system: str, turns: Sequence[Turn]) -> list[Element]:
+    def _elements(
+        self, system: str, turns: Sequence[Turn], thinking: Thinking = 'auto'
+    ) -> list[Element]:
         elements: list[Element] = []
-        for part in self._format.render(system, turns):
+        for part in self._format.render(system, turns, thinking):
             if isinstance(part, Special):
                 token = self.decoder.special_id(part.text)
                 elements += self.decoder.tokenize(part.text) if token is None else [token]
@@ -476,7 +545,7 @@ class Engine:
                 assert self.encoder is not None
                 span = ImageSpan(part.picture.key, self.encoder.n_tokens, part.picture)
                 elements.append(span)
-            else:
+            elif not isinstance(part, InThought):
                 elements += part.ids
         bos = self.decoder.bos_id
         if bos is not None and elements[:1] != [bos]:

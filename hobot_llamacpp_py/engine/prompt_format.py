@@ -7,19 +7,26 @@ Neighbouring plain text, the format's and the user's, is tokenised together, as 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import jinja2
+import jinja2.ext
+import jinja2.nodes
+import jinja2.parser
 import jinja2.sandbox
 
+from hobot_llamacpp_py.config import Thinking
+from hobot_llamacpp_py.engine.thoughts import ThoughtFormat, thought_format
 from hobot_llamacpp_py.errors import ModelFileError, PromptError
 from hobot_llamacpp_py.vision.picture import Picture
 
 __all__ = [
     'ChatTemplateFormat',
     'Image',
+    'InThought',
     'InternVLFormat',
     'Part',
     'PromptFormat',
@@ -61,7 +68,12 @@ class Tokens:
     ids: tuple[int, ...]
 
 
-Part = Special | Text | Image | Tokens
+@dataclass(frozen=True)
+class InThought:
+    """The end of a prompt that has opened a thought, which the model goes on with."""
+
+
+Part = Special | Text | Image | Tokens | InThought
 
 
 @dataclass(frozen=True)
@@ -86,7 +98,12 @@ class Vocabulary(Protocol):
 class PromptFormat(Protocol):
     """Renders a conversation for one family of models."""
 
-    def render(self, system: str, turns: Sequence[Turn]) -> list[Part]:
+    thoughts: ThoughtFormat | None
+    """How the model marks its thoughts, if it thinks aloud."""
+
+    def render(
+        self, system: str, turns: Sequence[Turn], thinking: Thinking = 'auto'
+    ) -> list[Part]:
         """Return the prompt's parts; the last turn has no answer and is asked for one."""
 
 
@@ -94,6 +111,8 @@ class InternVLFormat:
     """ChatML with the picture between `<img>` and `</img>`, else between Qwen's vision tokens."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
+        self.thoughts = thought_format(vocabulary)
+        self._vocabulary = vocabulary
         has = vocabulary.special_id
         if has('<img>') is not None and has('</img>') is not None:
             self._before: list[Part] = [Special('<img>')]
@@ -101,7 +120,9 @@ class InternVLFormat:
         else:
             self._before, self._after = [Special('<|vision_start|>')], [Special('<|vision_end|>')]
 
-    def render(self, system: str, turns: Sequence[Turn]) -> list[Part]:
+    def render(
+        self, system: str, turns: Sequence[Turn], thinking: Thinking = 'auto'
+    ) -> list[Part]:
         parts: list[Part] = []
         start, end = Special('<|im_start|>'), Special('<|im_end|>')
         if system:
@@ -113,13 +134,20 @@ class InternVLFormat:
             parts += [Text(turn.question), end, Text('\n'), start, Text('assistant\n')]
             if turn.answer is not None:
                 parts += [Tokens(turn.answer), end, Text('\n')]
+        parts += _begin_answer('', self.thoughts, thinking, self._vocabulary)
         return list(merged(parts))
 
 
 class SmolVLMFormat:
     """`User:` and `Assistant:` lines; the picture between two `<fake_token_around_image>`."""
 
-    def render(self, system: str, turns: Sequence[Turn]) -> list[Part]:
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.thoughts = thought_format(vocabulary)
+        self._vocabulary = vocabulary
+
+    def render(
+        self, system: str, turns: Sequence[Turn], thinking: Thinking = 'auto'
+    ) -> list[Part]:
         parts: list[Part] = [Special('<|im_start|>')]
         end, fake = Special('<end_of_utterance>'), Special('<fake_token_around_image>')
         if system:
@@ -132,7 +160,19 @@ class SmolVLMFormat:
             parts += [Text(turn.question), end, Text('\nAssistant:')]
             if turn.answer is not None:
                 parts += [Tokens(turn.answer), end, Text('\n')]
+        parts += _begin_answer('', self.thoughts, thinking, self._vocabulary)
         return list(merged(parts))
+
+
+def _begin_answer(
+    tail: str, thoughts: ThoughtFormat | None, thinking: Thinking, vocabulary: Vocabulary
+) -> list[Part]:
+    """Return what has to follow the end of a prompt: the end of a thought, or word of one."""
+    if thoughts is None:
+        return []
+    if thinking == 'off':
+        return [*vocabulary.split_special(thoughts.closing(tail))]
+    return [InThought()] if thoughts.is_open(tail) else []
 
 
 # Rendered where a GGUF has no chat template of its own.
@@ -154,20 +194,41 @@ class ChatTemplateFormat:
         self, vocabulary: Vocabulary, template: str | None, bos: str = '', eos: str = ''
     ) -> None:
         self._vocabulary = vocabulary
+        self._source = template or CHATML
+        self.thoughts = thought_format(vocabulary, self._source)
         environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=['jinja2.ext.loopcontrols']
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=['jinja2.ext.loopcontrols', _Generation],
         )
         environment.globals['raise_exception'] = _raise_template_error
         environment.globals['strftime_now'] = _strftime_now
-        self._tokens = {'bos_token': bos, 'eos_token': eos}
+        environment.filters['tojson'] = _to_json
+        self._variables: dict[str, object] = {'bos_token': bos, 'eos_token': eos}
+        self._variables |= {'tools': None, 'documents': None}  # as transformers has it
+        # Templates for tools only count them, add them up and loop over them.
+        self._for_tools: dict[str, object] = {'tools': [], 'documents': [], 'functions': ''}
+        self._for_tools['datetime'] = _strftime_now('%Y-%m-%d %H:%M')
         try:
-            self._template = environment.from_string(template or CHATML)
-        except jinja2.TemplateError as error:
+            self._template = environment.from_string(self._source)
+        except Exception as error:  # a damaged template may raise anything
             raise ModelFileError(
-                f'the chat template of the GGUF cannot be read: {error}'
+                f'the chat template of the GGUF cannot be read: {_one_line(error)}'
             ) from None
 
-    def render(self, system: str, turns: Sequence[Turn]) -> list[Part]:
+    def check(self) -> None:
+        """Render two conversations, so that a template that cannot be used is told at once.
+
+        Raises:
+            ModelFileError: the template fails, or leaves out a part of the conversation.
+        """
+        asked = Turn('a question')
+        self.render('a system prompt', [asked])
+        self.render('', [replace(asked, answer=()), asked])
+
+    def render(
+        self, system: str, turns: Sequence[Turn], thinking: Thinking = 'auto'
+    ) -> list[Part]:
         contents: list[Part] = []
 
         def placeholder(part: Part) -> str:
@@ -183,7 +244,7 @@ class ChatTemplateFormat:
             messages.append({'role': 'user', 'content': placeholder(Text(turn.question))})
             if turn.answer is not None:
                 messages.append({'role': 'assistant', 'content': placeholder(Tokens(turn.answer))})
-        rendered = self._render(messages)
+        rendered = self._render(messages, self._switches(thinking))
         if any(rendered.count(f'\ue000{i}\ue001') != 1 for i in range(len(contents))):
             raise ModelFileError(
                 'the chat template of the GGUF leaves out a part of the conversation'
@@ -192,26 +253,40 @@ class ChatTemplateFormat:
         for i, piece in enumerate(rendered.replace('\ue001', '\ue000').split('\ue000')):
             # Every second piece is the number of a placeholder.
             parts += [contents[int(piece)]] if i % 2 else self._vocabulary.split_special(piece)
+        tail = rendered.rpartition('\ue001')[2]
+        parts += _begin_answer(tail, self.thoughts, thinking, self._vocabulary)
         return list(merged(parts))
 
-    def _render(self, messages: list[dict[str, str]]) -> str:
-        def render(shown: list[dict[str, str]]) -> str:
-            return self._template.render(
-                messages=shown, add_generation_prompt=True, tools=None, **self._tokens
-            )
+    def _switches(self, thinking: Thinking) -> dict[str, object]:
+        """Return the variables that have a template think or not; none, if it knows none."""
+        if thinking == 'auto':
+            return {}
+        known = (name for name in ('enable_thinking', 'thinking') if name in self._source)
+        return dict.fromkeys(known, thinking == 'on')
 
-        try:
-            return render(messages)
-        except jinja2.TemplateError as error:
-            if messages[0]['role'] != 'system' or len(messages) < 2:
-                raise ModelFileError(f'the chat template of the GGUF fails: {error}') from None
-        # Some templates (Gemma's) know no system role: say it at the head of the first question.
-        head, first, *rest = messages
-        joined = {'role': 'user', 'content': head['content'] + '\n\n' + first['content']}
-        try:
-            return render([joined, *rest])
-        except jinja2.TemplateError as error:
-            raise ModelFileError(f'the chat template of the GGUF fails: {error}') from None
+    def _render(self, messages: list[dict[str, str]], switches: dict[str, object]) -> str:
+        conversations = [messages]
+        if messages[0]['role'] == 'system' and len(messages) > 1:
+            # Some templates (Gemma's) know no system role: say it before the first question.
+            head, first, *rest = messages
+            joined = {'role': 'user', 'content': head['content'] + '\n\n' + first['content']}
+            conversations.append([joined, *rest])
+        failure: Exception | None = None
+        for variables in (self._variables, self._variables | self._for_tools):
+            for conversation in conversations:
+                try:
+                    rendered = self._template.render(
+                        messages=conversation, add_generation_prompt=True, **variables, **switches
+                    )
+                except Exception as error:  # what a template does to values may raise anything
+                    failure = failure or error
+                else:
+                    self._variables = variables
+                    return rendered
+        assert failure is not None
+        raise ModelFileError(
+            f'the chat template of the GGUF cannot be used, it fails: {_one_line(failure)}'
+        ) from None
 
 
 def vlm_format(model_type: int, vocabulary: Vocabulary) -> PromptFormat:
@@ -237,7 +312,7 @@ def vlm_format(model_type: int, vocabulary: Vocabulary) -> PromptFormat:
             'model_type 1 (SmolVLM2) does not fit this GGUF: its vocabulary has no'
             f' <fake_token_around_image>.{hint}'
         )
-    return InternVLFormat(vocabulary) if model_type == 0 else SmolVLMFormat()
+    return InternVLFormat(vocabulary) if model_type == 0 else SmolVLMFormat(vocabulary)
 
 
 def merged(parts: Iterable[Part]) -> Iterator[Part]:
@@ -253,6 +328,27 @@ def merged(parts: Iterable[Part]) -> Iterator[Part]:
         yield part
     if text:
         yield Text(text)
+
+
+class _Generation(jinja2.ext.Extension):
+    """The tag `{% generation %}`, which marks answers for training: here its body is all of it."""
+
+    tags = {'generation'}
+
+    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
+        """Return what stands between the tag and its end."""
+        next(parser.stream)
+        return parser.parse_statements(('name:endgeneration',), drop_needle=True)
+
+
+def _one_line(error: Exception) -> str:
+    text = ' '.join(str(error).split())
+    return text if isinstance(error, jinja2.TemplateError) else f'{type(error).__name__}: {text}'
+
+
+def _to_json(value: object, indent: int | None = None, **_: object) -> str:
+    """Write JSON as transformers does: text stays what it is, also for HTML."""
+    return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
 def _raise_template_error(message: str) -> None:

@@ -64,9 +64,19 @@ class Sampler:
         """Pick the next token from the logits of a row of the last decode, and accept it."""
         if self._grammar:
             return self._sample_allowed(row)
+        return self.sample_free(row)
+
+    def sample_free(self, row: int = -1) -> int:
+        """Pick a token as `sample` does, but without the grammar: what it is to follow comes."""
         return int(llama_cpp.llama_sampler_sample(self._chain, self._context, row))
 
-    def _sample_allowed(self, row: int) -> int:
+    def sample_unless(self, opening: int | None, row: int = -1) -> int:
+        """Pick a token as `sample` does, or freely if that picks the one that opens a thought."""
+        if not self._grammar:
+            return self.sample_free(row)
+        return self._sample_allowed(row, opening)
+
+    def _sample_allowed(self, row: int, opening: int | None = None) -> int:
         """Pick a token that the grammar allows; llama.cpp ends the process over any other.
 
         To ask the grammar about a whole vocabulary takes as long as to decode a token. So it is
@@ -75,6 +85,9 @@ class Sampler:
         """
         self._fill(row)
         chosen = self._pick()
+        if chosen is not None and chosen.id == opening:
+            llama_cpp.llama_sampler_accept(self._chain, chosen.id)
+            return int(chosen.id)
         if chosen is not None and not self._is_allowed(chosen.id):
             self._fill(row)
             array = _array(self._candidates)

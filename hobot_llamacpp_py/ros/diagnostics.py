@@ -55,4 +55,5 @@ def timings(stats: Stats) -> dict[str, str]:
         'KV cells reused': str(stats.reused),
         'tokens drafted': str(stats.drafted),
         'tokens accepted': str(stats.accepted),
+        'tokens of thoughts': str(stats.thinking),
     }

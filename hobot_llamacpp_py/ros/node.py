@@ -354,6 +354,9 @@ class LlamacppNode(Node):
         if self._settings.once:
             _print(piece)
 
+    def on_thought(self, piece: str) -> None:
+        self._results.thought(piece)
+
     def on_answer(
         self, prompt: str, answer: Answer, frame: Frame | None, steps: Mapping[str, Interval]
     ) -> None:

@@ -37,6 +37,7 @@ class Results:
     def __init__(self, node: Node, speech_topic: str, targets_topic: str, model: str) -> None:
         self._node = node
         self._partial = node.create_publisher(String, '~/partial', PIECES)
+        self._thinking = node.create_publisher(String, '~/thinking', PIECES)
         self._text = node.create_publisher(String, '~/text', RELIABLE)
         self._speech = node.create_publisher(String, speech_topic, RELIABLE)
         self._targets: PerceptionTargets | None = None
@@ -60,6 +61,10 @@ class Results:
         self._partial.publish(String(data=text))
         for clause in self._segmenter.feed(text):
             self._speech.publish(String(data=clause))
+
+    def thought(self, text: str) -> None:
+        """Publish a piece of what the model thinks, which is nobody's answer."""
+        self._thinking.publish(String(data=text))
 
     def end(self, text: str, header: Header, steps: Mapping[str, Interval]) -> None:
         """Publish the whole answer and what is left to speak of it.
@@ -93,7 +98,7 @@ class Results:
 
     def wait_until_read(self, timeout: float) -> bool:
         """Wait until all subscribers have everything; False if some did not in time."""
-        publishers = [self._partial, self._speech, *self._whole_answers()]
+        publishers = [self._partial, self._thinking, self._speech, *self._whole_answers()]
         return all(p.wait_for_all_acked(Duration(seconds=timeout)) for p in publishers)
 
     def _whole_answers(self) -> list[Publisher]:

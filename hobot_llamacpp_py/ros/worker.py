@@ -32,6 +32,14 @@ _CUT = {
     'context': 'the answer is not complete, the context (n_ctx) is full: ',
     'cancelled': 'the answer is not complete, it was cancelled: ',
 }
+# Of an answer that ended before the model had thought to an end, by its finish.
+_STILL_THINKING = {
+    'stop': 'the model ended its answer while it was thinking',
+    'length': 'the model was still thinking when max_tokens was reached: raise max_tokens, or set'
+    ' thinking to off',
+    'context': 'the model was still thinking when the context was full: raise n_ctx, or set'
+    ' thinking to off',
+}
 PUNCTUATION = ' \t\n,.!?;:，。！？；：、…~～'
 
 
@@ -49,6 +57,9 @@ class Listener(Protocol):
 
     def on_piece(self, piece: str) -> None:
         """Take the next piece of the running answer."""
+
+    def on_thought(self, piece: str) -> None:
+        """Take the next piece of what the model thinks before it answers."""
 
     def on_answer(
         self, prompt: str, answer: Answer, frame: Frame | None, steps: Mapping[str, Interval]
@@ -245,12 +256,15 @@ class Worker(threading.Thread):
         sight = self._sight(self._frames, cancel, newest) if self._frames else self._local
         self.state = 'answering'
         answer = self._chat.ask(prompt, sight and sight.picture, cancel)
+        answer.on_thought = self._listener.on_thought
         watch = Stopwatch()
         for piece in answer:
             self._listener.on_piece(piece)
         if not answer.text:
             if answer.finish == 'cancelled':
                 raise CancelledError('cancelled before the first word')
+            if answer.is_thinking:
+                raise PromptError(_STILL_THINKING[answer.finish])
             raise PromptError('the model gave an empty answer')
         if self._chat.config.sampling.grammar and answer.finish != 'stop':
             raise PromptError(_CUT[answer.finish] + answer.text)

@@ -189,6 +189,9 @@ class _Listener:
     def on_piece(self, piece: str) -> None:
         """Do nothing."""
 
+    def on_thought(self, piece: str) -> None:
+        """Do nothing."""
+
     def on_answer(
         self, prompt: str, answer: Answer, frame: Frame | None, steps: Mapping[str, Any]
     ) -> None:

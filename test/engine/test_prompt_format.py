@@ -150,6 +150,50 @@ def test_bad_chat_template_is_one_line() -> None:
         ChatTemplateFormat(Vocabulary(INTERNVL), 'Hello').render('', [Turn('Q')])
 
 
+@pytest.mark.parametrize(
+    'body',
+    [
+        '{% generation %}{{ m.content }}{% endgeneration %}',
+        '{% for tool in tools %}{{ tool.name }}{% endfor %}{{ m.content }}',
+        '{{ m.content + functions + datetime[:0] }}',
+        '{{ ({"é": tools or []} | tojson(indent=2))[:0] }}{{ m.content }}',
+        '{% if documents is not none and documents | length > 0 %}x{% endif %}{{ m.content }}',
+        '{{ strftime_now("%Y")[:0] }}{% if m.tool_calls %}x{% endif %}{{ m.content }}',
+    ],
+)
+def test_templates_that_people_have(body: str) -> None:
+    """Tags for training, tools, documents and the date do not stop a chat."""
+    template = f'{{% for m in messages %}}<|im_start|>{body}{{% endfor %}}'
+    prompt_format = ChatTemplateFormat(Vocabulary(INTERNVL), template)
+    prompt_format.check()
+    assert shown(prompt_format.render('S', [Turn('Q')])) == '<|im_start|>S<|im_start|>Q'
+
+
+def test_json_is_written_as_in_training() -> None:
+    """tojson leaves text what it is: no escapes for HTML or for letters beyond ASCII."""
+    template = '{{ {"a": "<é>"} | tojson }}{% for m in messages %}{{ m.content }}{% endfor %}'
+    prompt_format = ChatTemplateFormat(Vocabulary(INTERNVL), template)
+    assert shown(prompt_format.render('', [Turn('Q')])) == '{"a": "<é>"}Q'
+
+
+@pytest.mark.parametrize(
+    ('template', 'words'),
+    [
+        ('{{ messages.nothing() }}', "has no attribute 'nothing'"),
+        ('{% for m in messages %}{{ m.content + none }}{% endfor %}', 'TypeError: '),
+        ('{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}', 'RecursionError: '),
+        ("{{ raise_exception('only with tools') }}", 'only with tools'),
+        ('{{ messages[0].content }}', 'leaves out a part'),
+    ],
+)
+def test_unusable_templates_are_told_at_once(template: str, words: str) -> None:
+    """A template that cannot be used is one line that says why, before any question."""
+    with pytest.raises(ModelFileError, match='the chat template of the GGUF') as caught:
+        ChatTemplateFormat(Vocabulary(INTERNVL), template).check()
+    assert words in str(caught.value)
+    assert '\n' not in str(caught.value)
+
+
 def test_text_chat_takes_no_picture() -> None:
     """A picture in a text chat is refused."""
     with pytest.raises(PromptError, match='no pictures'):

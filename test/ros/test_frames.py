@@ -101,6 +101,9 @@ class Robot:
         self.answering.set()
         assert self.go_on.wait(TIMEOUT)
 
+    def on_thought(self, piece: str) -> None:
+        pass
+
     def on_answer(self, prompt: str, answer: Answer, frame: Frame | None, steps: Any) -> None:
         self.answers.put((answer.text, frame))
 

@@ -22,6 +22,7 @@ from image_messages import image_message, nv12
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 from robot import Robot, installed_environment, without_stamps
+from scripted_decoder import ASK, USER_DEFINED, write_decoder
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
@@ -500,6 +501,40 @@ def test_pictures_of_another_rasteriser(start: Start, family: str) -> None:
 
 class TestTextChat:
     """feed_type 2."""
+
+    def test_thoughts(self, start: Start, tmp_path: Path) -> None:
+        """Thoughts are on ~/thinking alone; thinking is switched off while the node runs."""
+        script = {ASK: '<think>', '<think>': 'I', 'I': ' see', ' see': '</think>'}
+        script |= {'</think>': '\n\n', '\n\n': 'Hello', 'Hello': '.'}
+        special = dict.fromkeys(['<think>', '</think>'], USER_DEFINED)
+        model = write_decoder(tmp_path / 'thinks.gguf', script, special)
+        options = dict(feed_type=2, llm_model_name=model, system_prompt='', cute_words='')
+        thoughts: list[str] = []
+        with start(**options) as robot:
+            robot.listen('/llamacpp_node/thinking', lambda message: thoughts.append(message.data))
+            robot.wait_until_ready()
+            robot.wait_for(lambda: robot.client.count_publishers('/llamacpp_node/thinking'))
+            assert [robot.ask('Why?') for _ in range(2)] == ['Hello.'] * 2
+            robot.wait_for(lambda: len(thoughts) == 4, 'thoughts')
+            assert thoughts == ['I', ' see'] * 2
+            robot.wait_for(lambda: ''.join(robot.partials) == 'Hello.' * 2, 'pieces')
+            robot.wait_for(lambda: ''.join(robot.speech) == 'Hello.' * 2, 'speaking')
+            robot.wait_for(lambda: robot.status['tokens of thoughts'] == '6', 'diagnostics')
+            assert robot.set_parameter('thinking', 'off') == (True, '')
+            assert robot.ask('Why?') == 'Hello.'
+            assert robot.set_parameter('thinking', 'auto') == (True, '')
+            assert robot.set_parameter('max_tokens', 3) == (True, '')
+            still = '[error] the model was still thinking when max_tokens was reached: '
+            assert robot.ask('Why?').startswith(still)
+            assert len(thoughts) == 6
+
+    def test_an_unusable_template(self, start: Start, tmp_path: Path) -> None:
+        """A chat template that cannot be used ends the node at its start, with one line."""
+        model = with_template(tmp_path / 'model.gguf', '{{ messages.nothing() }}')
+        with start(feed_type=2, llm_model_name=model) as robot:
+            assert robot.wait_for_end() == 1
+            last = without_stamps(robot.log)[-1]
+            assert last.startswith('FATAL: the chat template of the GGUF cannot be used, it fails')
 
     def test_answers_in_both_languages(self, start: Start, family: str) -> None:
         """Text chat goes by the GGUF's own template and needs no encoder."""

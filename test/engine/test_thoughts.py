@@ -1,0 +1,189 @@
+"""Models that think aloud: their thoughts are neither answer nor history."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from scripted_decoder import ASK, CONTROL, END, TEMPLATE, USER_DEFINED, write_decoder
+
+from hobot_llamacpp_py.config import ChatConfig, DecoderConfig, SamplingConfig
+from hobot_llamacpp_py.engine import Answer, CancelToken, Chat, Engine
+from hobot_llamacpp_py.engine.thoughts import FORMATS, ThoughtSplitter
+
+GREEDY = ChatConfig(system_prompt='', sampling=SamplingConfig(temperature=0))
+THINK = {'<think>': USER_DEFINED, '</think>': USER_DEFINED}
+THOUGHTS = {'<think>': 'I', 'I': ' ponder', ' ponder': '\n', '\n': '</think>'}
+ANSWER = {'\n\n': 'Hello', 'Hello': ' world', ' world': END}
+SCRIPT = {ASK: '<think>', **THOUGHTS, '</think>': '\n\n', **ANSWER}
+
+
+@pytest.fixture
+def ask(tmp_path: Path) -> Iterator[Callable[..., tuple[Chat, Answer, list[str]]]]:
+    """Return a function that asks a scripted model; it gives the answer and the pieces told."""
+    engines = []
+
+    def asked(
+        script: dict[str, str] = SCRIPT,
+        special: dict[str, int] = THINK,
+        template: str = TEMPLATE,
+        **config: object,
+    ) -> tuple[Chat, Answer, list[str]]:
+        path = write_decoder(tmp_path / f'{len(engines)}.gguf', script, special, template)
+        engines.append(Engine.open(path, config=DecoderConfig(n_threads=1)))
+        chat = Chat(engines[-1], replace(GREEDY, **config))
+        return chat, *answer(chat)
+
+    yield asked
+    for engine in engines:
+        engine.close()
+
+
+def answer(chat: Chat, cancel: CancelToken | None = None) -> tuple[Answer, list[str]]:
+    thoughts: list[str] = []
+    given = chat.ask('Why?', cancel=cancel)
+    given.on_thought = thoughts.append
+    assert ''.join(given) == given.text
+    assert ''.join(thoughts) == given.thoughts
+    return given, thoughts
+
+
+@pytest.mark.parametrize('kind', [CONTROL, USER_DEFINED])
+def test_thought_and_answer(ask: Callable, kind: int) -> None:
+    """The thought comes apart, piece by piece; the answer is what stands behind it."""
+    chat, given, thoughts = ask(special=dict.fromkeys(THINK, kind))
+    assert (given.text, given.finish, given.is_thinking) == ('Hello world', 'stop', False)
+    assert thoughts == ['I', ' ponder', '\n']
+    assert given.stats.thinking == 7  # with the markers and the line feeds behind them
+    assert b''.join(chat.engine.decoder.piece(t) for t in given.tokens) == b'Hello world'
+    assert chat.turns[0].answer == tuple(given.tokens)
+
+
+def test_next_turn(ask: Callable) -> None:
+    """The next turn's prompt has the answer without the thought, and is answered alike."""
+    chat, first, _ = ask()
+    second, thoughts = answer(chat)
+    assert (second.text, ''.join(thoughts)) == (first.text, first.thoughts)
+    history = chat.engine._elements('', second.turns)
+    text = b''.join(chat.engine.decoder.special_piece(token) for token in history).decode()
+    assert text == f'user:Why?{END}assistant:Hello world{END}user:Why?{END}{ASK}'
+
+
+def test_markers_that_are_text(ask: Callable) -> None:
+    """Markers that the template names but the vocabulary does not have are found as text."""
+    script = {
+        ASK: '<th',
+        '<th': 'ink>',
+        'ink>': 'I',
+        'I': ' ponder',
+        ' ponder': '</',
+        '</': 'think>\n',
+    }
+    script |= {'think>\n': 'Hello', 'Hello': ' world', ' world': END}
+    template = "{% set unused = '<think></think>' %}" + TEMPLATE
+    _, given, thoughts = ask(script, {}, template)
+    assert (given.text, thoughts) == ('Hello world', ['I', ' ponder'])
+
+
+def test_a_model_that_does_not_think(ask: Callable) -> None:
+    """An answer that only looks like a marker for a while comes whole, as do its tokens."""
+    script = {ASK: ' ', ' ': '<', '<': 'b>', 'b>': END}
+    chat, given, thoughts = ask(script, THINK)
+    assert (given.text, given.thoughts, thoughts) == ('<b>', '', [])
+    assert b''.join(chat.engine.decoder.piece(t) for t in given.tokens) == b' <b>'
+    _, given, _ = ask({ASK: '<', '<': END}, THINK)
+    assert (given.text, len(given.tokens)) == ('<', 1)
+
+
+def test_the_prompt_opens_the_thought(ask: Callable) -> None:
+    """Where the template opens the block, the answer begins within it."""
+    script = {'<think>': 'I', **THOUGHTS, '</think>': '\n\n', **ANSWER}
+    _, given, thoughts = ask(script, THINK, TEMPLATE + '<think>')
+    assert (given.text, thoughts) == ('Hello world', ['I', ' ponder', '\n'])
+
+
+@pytest.mark.parametrize('template', [TEMPLATE, TEMPLATE + '<think>\n'], ids=['plain', 'opened'])
+def test_off_closes_the_block(ask: Callable, template: str) -> None:
+    """With thinking off, a template that knows nothing of it has the block closed at once."""
+    _, given, thoughts = ask(SCRIPT, THINK, template, thinking='off')
+    assert (given.text, thoughts, given.stats.thinking) == ('Hello world', [], 1)
+
+
+@pytest.mark.parametrize('thinking', ['auto', 'on', 'off'])
+def test_templates_that_know(ask: Callable, thinking: str) -> None:
+    """A template that knows enable_thinking is told on or off, and nothing with auto."""
+    said = '{{ "auto" if enable_thinking is not defined else "on" if enable_thinking else "off" }}'
+    chat, given, _ = ask(SCRIPT, THINK, said + TEMPLATE, thinking=thinking)
+    prompt = chat.engine._elements('', given.turns, thinking)
+    text = b''.join(chat.engine.decoder.piece(token) for token in prompt).decode()
+    assert text.startswith(thinking)
+
+
+def test_a_thought_without_end(ask: Callable) -> None:
+    """A thought that max_tokens cuts is no answer, and joins no history."""
+    chat, given, thoughts = ask({ASK: '<think>', '<think>': 'I', 'I': 'I'}, max_tokens=9)
+    assert (given.text, given.finish, given.is_thinking) == ('', 'length', True)
+    assert thoughts == ['I'] * 8
+    assert chat.turns == ()
+
+
+def test_cancel_within_a_thought(ask: Callable) -> None:
+    """A cancel ends a thought as it ends an answer; the next one is given as ever."""
+    chat, before, _ = ask(speculative=False)  # a draft is one decode, which is not parted
+    cancel = CancelToken()
+    given = chat.ask('Why?', cancel=cancel)
+    given.on_thought = lambda piece: cancel.set()
+    assert list(given) == []
+    assert (given.finish, given.is_thinking, given.thoughts) == ('cancelled', True, 'I')
+    assert answer(chat)[0].text == before.text
+
+
+def test_the_constraint_begins_behind_the_thought(ask: Callable) -> None:
+    """A grammar holds for the answer alone: the thought is as free as ever."""
+    sampling = SamplingConfig(temperature=0, grammar='root ::= "Hello" " there"')
+    _, given, thoughts = ask(sampling=sampling)
+    assert (given.text, given.finish) == ('Hello there', 'stop')
+    assert thoughts == ['I', ' ponder', '\n']
+
+
+def test_a_constraint_without_a_thought(ask: Callable) -> None:
+    """Where the model does not think first, the grammar holds from the first token on."""
+    sampling = SamplingConfig(temperature=0, grammar='root ::= "Hello" " there"')
+    _, given, thoughts = ask({ASK: 'I', 'I': ' ponder'}, sampling=sampling)
+    assert (given.text, thoughts) == ('Hello there', [])
+
+
+def test_channels() -> None:
+    """With channels, token by token, only what is on the last one is the answer."""
+    special = ['<|channel|>', '<|message|>', '<|end|>', '<|start|>', '<|other|>']
+    tokens = ['<|channel|>', 'analysis', '<|message|>', 'I', '<|other|>', ' see', '<|end|>']
+    tokens += ['<|start|>', 'assistant', '<|channel|>', 'final', '<|message|>', 'Yes']
+
+    def piece(token: int) -> bytes:
+        return b'' if tokens[token] in special else tokens[token].encode()
+
+    splitter = ThoughtSplitter(FORMATS[-1], piece, lambda token: tokens[token].encode(), False)
+    parts = [splitter.feed(token) for token in range(len(tokens))]
+    assert b''.join(thought for thought, _ in parts) == b'I see'
+    assert [said for _, said in parts[-2:]] == [b'', b'Yes']
+    assert splitter.tokens == [len(tokens) - 1]
+
+
+@pytest.mark.parametrize('markers', FORMATS, ids=lambda markers: markers.opens[0])
+@pytest.mark.parametrize('size', [1, 2, 3, 1000])
+def test_every_format_in_any_pieces(markers, size: int) -> None:
+    """However the text comes in pieces, thought and answer are the same."""
+    text = f'{markers.opens[0]}a < b{markers.close}{"".join(markers.skipped[-2:])}\n yes <no'
+    if markers.close in markers.skipped:
+        text = f'{markers.opens[0]}a < b{markers.close}\n yes <no'
+    pieces = [text[i : i + size].encode() for i in range(0, len(text), size)]
+    splitter = ThoughtSplitter(markers, pieces.__getitem__, pieces.__getitem__, in_thought=False)
+    thought = said = b''
+    for number, piece in enumerate(pieces):
+        parts = (b'', piece) if splitter.is_over else splitter.feed(number)
+        thought, said = thought + parts[0], said + parts[1]
+    assert (thought, said) == (b'a < b', b'yes <no')
+    assert markers.is_open(markers.opens[0])
+    assert not markers.is_open(markers.opens[0] + markers.closing(markers.opens[0]))
