@@ -526,7 +526,7 @@ class TestTextChat:
             assert robot.set_parameter('max_tokens', 3) == (True, '')
             still = '[error] the model was still thinking when max_tokens was reached: '
             assert robot.ask('Why?').startswith(still)
-            assert len(thoughts) == 6
+            robot.wait_for(lambda: len(thoughts) == 6, 'thoughts')
 
     def test_an_unusable_template(self, start: Start, tmp_path: Path) -> None:
         """A chat template that cannot be used ends the node at its start, with one line."""
