@@ -11,7 +11,7 @@ help:
 	@echo 'make demo          ask a small built-in vision model about pictures, through ROS 2 topics'
 	@echo 'make bench         measure what the engine promises (minutes, on a quiet machine)'
 	@echo 'make test          run the tests (ARGS="-k name" chooses)'
-	@echo 'make test-board    run the BPU encoders' tests on an emulated X5 and S100 (installs qemu)'
+	@echo 'make test-board    run the tests of the BPU encoders on an emulated X5 and S100 (installs qemu)'
 	@echo 'make test-aarch64  run all but ROS there, with llama.cpp compiled for the board'
 	@echo 'make lint          check style and types'
 	@echo 'make clean         remove .venv and build outputs (compiled things stay in ~/.cache)'

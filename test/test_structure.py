@@ -65,6 +65,15 @@ def test_lists_of_parameters_are_up_to_date() -> None:
     assert (result.stdout, result.returncode) == ('', 0)
 
 
+def test_make_explains_itself() -> None:
+    """Without a target, make lists every one that there is."""
+    targets = re.findall(r'^([a-z0-9-]+):', (ROOT / 'Makefile').read_text('utf-8'), re.MULTILINE)
+    result = subprocess.run(['make', '-C', ROOT], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    listed = re.findall(r'^make ([a-z0-9-]+) ', result.stdout, re.MULTILINE)
+    assert sorted(listed) == sorted(set(targets) - {'help'})
+
+
 def test_readme_example_runs(tmp_path: Path) -> None:
     """The Python example of the README answers rightly when it is run as it stands."""
     readme = (ROOT / 'README.md').read_text('utf-8')
