@@ -21,7 +21,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from pathlib import Path
 from typing import IO, Any
 
@@ -261,10 +260,10 @@ class _Child:
                 ) from None
         self._received = b''
         self._number = 0  # of the request
-        self._last_lines: deque[str] = deque(maxlen=8)
+        self._last_words: dict[str, str] = {}
         assert self._process.stdout is not None
         self._log_thread = threading.Thread(
-            target=_log_lines, args=(self._process.stdout, self._last_lines), daemon=True
+            target=_log_lines, args=(self._process.stdout, self._last_words), daemon=True
         )
         self._log_thread.start()
 
@@ -318,11 +317,8 @@ class _Child:
         status = self._process.returncode
         how = f'exit status {status}' if status >= 0 else f'signal {_signal_name(-status)}'
         self._log_thread.join(END_TIMEOUT)
-        if not self._last_lines:
-            return how
-        # C++ writes that when nobody catches an exception.
-        thrown = [line for line in self._last_lines if line.startswith('  what(): ')]
-        return f'{how}; its last words were: {[*self._last_lines, *thrown][-1].strip()}'
+        words = self._last_words.get('thrown') or self._last_words.get('line')
+        return f'{how}; its last words were: {words}' if words else how
 
     def _has_ended(self) -> bool:
         try:
@@ -367,12 +363,17 @@ def _interpreter() -> list[str]:
     return shlex.split(os.environ.get(INTERPRETER, '')) or [sys.executable or 'python3']
 
 
-def _log_lines(stream: IO[bytes], last: deque[str]) -> None:
-    """Log what a child writes, until it has ended."""
+def _log_lines(stream: IO[bytes], last_words: dict[str, str]) -> None:
+    """Log what a child writes, until it has ended; keep its last line and what it threw."""
     with stream:
         for data in stream:
             if line := data.decode('utf-8', 'replace').rstrip():
-                last.append(line)
+                # C++ writes these two lines where nobody catches an exception; what ends the
+                # process then may print a long stack after them.
+                is_end = last_words.get('line', '').startswith('terminate called')
+                if is_end and line.startswith('  what(): '):
+                    last_words['thrown'] = line.strip()
+                last_words['line'] = line.strip()
                 log.info('encoder process: %s', line)
 
 

@@ -184,7 +184,7 @@ def test_error_of_the_backend(make_model: Callable[..., Model]) -> None:
 
 def test_crash(make_model: Callable[..., Model], caplog: pytest.LogCaptureFixture) -> None:
     """A crash fails one picture; what the process said is in our log; the next one works."""
-    model = make_model(crash=True)
+    model = make_model(crash=True, says='  what():  something that was caught')
     encoder = ProcessEncoder(model.path, 0, S100)
     before = encoder.encode(PIXELS)
     model.fail()
@@ -197,8 +197,12 @@ def test_crash(make_model: Callable[..., Model], caplog: pytest.LogCaptureFixtur
 
 
 def test_abort(make_model: Callable[..., Model]) -> None:
-    """Where a library ends the process, the error says what it threw; the next picture works."""
-    model = make_model(abort='UCP Error (code: -4) hbUCPSubmitTask failed')
+    """Where a library ends the process, the error says what it threw; the next picture works.
+
+    It does so also where a long stack is printed afterwards.
+    """
+    stack = ''.join(f'\n#{number} 0x7f in libdnn.so' for number in range(50))
+    model = make_model(abort='UCP Error (code: -4) hbUCPSubmitTask failed' + stack)
     encoder = ProcessEncoder(model.path, 0, S100)
     model.fail()
     thrown = r'SIGABRT; its last words were: what\(\):  UCP Error \(code: -4\) hbUCPSubmitTask'
