@@ -66,6 +66,8 @@ class Board:
             )
         if self.max_numpy and int(np.__version__.split('.')[0]) > self.max_numpy:
             return f"it breaks with numpy {np.__version__}: pip3 install 'numpy>=1.26.4,<2'"
+        if any('Python version' in problem for problem in problems):
+            return f'start the node with the Python that {self.package} is compiled for'
         if any('.so' in problem for problem in problems):
             return (
                 f"the BPU's libraries are missing: sudo apt install hobot-dnn, on an {self.name}"

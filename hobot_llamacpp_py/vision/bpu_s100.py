@@ -50,7 +50,9 @@ class BpuS100Encoder:
         self._path = Path(path)
         binding = _S100.import_binding(self._path, _import)
         if self._path.suffix != '.hbm':
-            raise ModelFileError(f'{path}: the BPU library loads files with the suffix .hbm only')
+            raise ModelFileError(
+                f'{path}: the BPU library loads files with the suffix .hbm only: rename it'
+            )
         try:
             self._runtime: Any = binding.HB_HBMRuntime(str(path))
         except Exception as error:
