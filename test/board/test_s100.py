@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from emulated import expected, run_on, use_board, write_model
+from nano import ROOT
 
 from hobot_llamacpp_py.config import EncoderConfig
 from hobot_llamacpp_py.errors import InferenceError, ModelFileError
@@ -75,6 +77,7 @@ def test_inputs(tmp_path: Path, inputs: str, values: np.ndarray) -> None:
         ('o f32 valid=1,1,4,6', None, 0),
         ('o s16 valid=1,4,6 scale=0.5 zero=3', 0.5, 3),
         ('o s32 valid=1,4,6 scale=0.5 zero=-3', 0.5, -3),
+        ('o s8 valid=1,4,6 stride=64,16,1 scale=0.5 zero=3', 0.5, 3),
         ('o s16 valid=1,4,6 stride=128,32,2 scale=0.5,2,4,1 axis=1', [0.5, 2, 4, 1], 0),
     ],
 )
@@ -83,7 +86,10 @@ def test_outputs(tmp_path: Path, output: str, step: float | list[float] | None, 
     found = encoded(write_model(tmp_path / 'v.hbm', output=output))
     values = expected(VALUES, (4, 6))
     if step is not None:
-        values = (np.trunc(values) - zero) * np.reshape(step, (-1, 1))
+        integers = np.trunc(values)
+        if ' s8 ' in output:  # the simulated BPU keeps the low byte
+            integers = integers.astype(np.int64).astype(np.int8).astype(np.float64)
+        values = (integers - zero) * np.reshape(step, (-1, 1))
     np.testing.assert_allclose(found, values, atol=0.01)
 
 
@@ -93,7 +99,9 @@ def test_f16_output(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, expected(VALUES, (4, 6)), rtol=1e-3, atol=0.1)
 
 
-@pytest.mark.parametrize(('core', 'mask'), [(0, '0x80'), (1, '0x1'), (2, '0x2'), (4, '0x8')])
+@pytest.mark.parametrize(
+    ('core', 'mask'), [(0, '0x80'), (1, '0x1'), (2, '0x2'), (3, '0x4'), (4, '0x8')]
+)
 def test_core_and_priority(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -133,11 +141,26 @@ def test_refused(tmp_path: Path, changes: dict, lines: list[str], words: str) ->
     assert str(path) in str(caught.value)
 
 
-def test_suffix(tmp_path: Path) -> None:
+@pytest.mark.parametrize('name', ['v.model', 'v.HBM', 'v'])
+def test_suffix(tmp_path: Path, name: str) -> None:
     """A file with another suffix, which the library would refuse, is told as such."""
-    path = write_model(tmp_path / 'v.model')
-    with pytest.raises(ModelFileError, match=r'v\.model: .* suffix \.hbm only'):
+    path = write_model(tmp_path / name)
+    with pytest.raises(ModelFileError, match=rf'{name}: .* suffix \.hbm only: rename it'):
         open_encoder(path, 0, EncoderConfig('bpu_s100'))
+
+
+def test_other_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A binding for another Python, which is installed, is not told to be installed."""
+    package = Path(
+        run_on('s100', '-c', 'import hbm_runtime; print(*hbm_runtime.__path__)').strip()
+    )
+    (wheel,) = (package.parent.parent / 'wheels').glob('*.whl')
+    with zipfile.ZipFile(wheel) as file:  # as published: for 3.10
+        file.extractall(tmp_path)
+    monkeypatch.setenv('BPU_SIM_SITE', str(tmp_path))
+    words = 'compiled for Python 3.10, .*3.11.*: start the node with the Python that hbm-runtime'
+    with pytest.raises(ModelFileError, match=words):
+        open_encoder(write_model(tmp_path / 'v.hbm'), 0)
 
 
 def test_core_that_is_not_there(tmp_path: Path) -> None:
@@ -200,7 +223,7 @@ def test_failing_inference(tmp_path: Path, call: str, words: str) -> None:
 def test_nothing_is_held(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After each picture the library holds the output's memory alone, and no task."""
+    """When a picture is done the library holds its input and output, and no more."""
     monkeypatch.setenv('BPUSIM_LOG', '1')
     encoder = open_encoder(write_model(tmp_path / 'v.hbm'), 0)
     for _ in range(20):
@@ -224,6 +247,31 @@ def test_failing_check(tmp_path: Path, call: str) -> None:
     path = write_model(tmp_path / 'v.hbm', f'fail {call} -77')
     with pytest.raises((ModelFileError, InferenceError), match=r'v\.hbm: .*code: -77'):
         open_encoder(path, 0)
+
+
+def test_embeddings_stay(tmp_path: Path) -> None:
+    """Embeddings are those of their picture after later pictures, and when the model is freed."""
+    script = f"""
+import gc, sys, numpy as np
+sys.path.insert(0, {str(ROOT)!r})
+from hobot_llamacpp_py.vision.bpu_s100 import BpuS100Encoder
+encoder = BpuS100Encoder({str(write_model(tmp_path / 'v.hbm'))!r}, 0)
+found = [encoder.encode(np.full((8, 8, 3), level, np.uint8)) for level in range(5)]
+copies = [embeddings.copy() for embeddings in found]
+encoder.encode(np.zeros((8, 8, 3), np.uint8))
+encoder.close()
+del encoder
+gc.collect()
+for embeddings, copy in zip(found, copies, strict=True):
+    print(np.array_equal(embeddings, copy), embeddings.sum())
+"""
+    right = [
+        expected(normalise(np.full((8, 8, 3), level, np.uint8), SPEC), (4, 6)).sum()
+        for level in range(5)
+    ]
+    lines = [line.split() for line in run_on('s100', '-c', script).splitlines()]
+    assert [same for same, _ in lines] == ['True'] * 5
+    np.testing.assert_allclose([float(total) for _, total in lines], right, rtol=1e-4)
 
 
 # -- the binding, as our double has it -----------------------------------------------------------
@@ -263,3 +311,26 @@ print(first.flags.owndata, first.sum() == runtime.run(x)['vit']['tokens'].sum())
         'RuntimeError: Priority value for model "vit" is out of valid range [0, 255]: 300',
         'False True',
     ]
+
+
+def test_the_gil_is_held(tmp_path: Path) -> None:
+    """While a picture is inferred no other thread of the process runs."""
+    log = tmp_path / 'log'
+    path = write_model(tmp_path / 'v.hbm', 'sleep_ms 1000', f'log {log}')
+    script = f"""
+import os, select, threading, numpy as np, hbm_runtime
+os.mkfifo({str(log)!r})
+log = os.open({str(log)!r}, os.O_RDWR)
+runtime = hbm_runtime.HB_HBMRuntime({str(path)!r})
+
+def watch():
+    assert os.read(log, 6) == b'begin\\n'
+    # Without the GIL this line is not reached before the end of the run.
+    print('ended' if select.select([log], [], [], 0)[0] else 'running')
+
+watching = threading.Thread(target=watch)
+watching.start()
+runtime.run(np.ones((1, 3, 8, 8), np.float32))
+watching.join()
+"""
+    assert run_on('s100', '-c', script) == 'ended\n'
