@@ -341,6 +341,7 @@ class Engine:
                     text = self._split(splitter, token, answer)
                     if splitter.is_over:
                         answer.tokens += splitter.tokens
+                        stats.thinking -= len(splitter.tokens)
                         splitter = None
                 piece = guard.feed(utf8.decode(text))
                 if piece:

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import jinja2
 import jinja2.ext
+import jinja2.meta
 import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
@@ -165,12 +166,21 @@ class SmolVLMFormat:
 
 
 def _begin_answer(
-    tail: str, thoughts: ThoughtFormat | None, thinking: Thinking, vocabulary: Vocabulary
+    tail: str,
+    thoughts: ThoughtFormat | None,
+    thinking: Thinking,
+    vocabulary: Vocabulary,
+    is_told: bool = False,
 ) -> list[Part]:
-    """Return what has to follow the end of a prompt: the end of a thought, or word of one."""
+    """Return what has to follow the end of a prompt: the end of a thought, or word of one.
+
+    Args:
+        tail: the end of the prompt, as far as it is the format's own.
+        is_told: the prompt was made by a template that knows whether to have the model think.
+    """
     if thoughts is None:
         return []
-    if thinking == 'off':
+    if thinking == 'off' and (not is_told or thoughts.is_open(tail)):
         return [*vocabulary.split_special(thoughts.closing(tail))]
     return [InThought()] if thoughts.is_open(tail) else []
 
@@ -194,8 +204,8 @@ class ChatTemplateFormat:
         self, vocabulary: Vocabulary, template: str | None, bos: str = '', eos: str = ''
     ) -> None:
         self._vocabulary = vocabulary
-        self._source = template or CHATML
-        self.thoughts = thought_format(vocabulary, self._source)
+        source = template or CHATML
+        self.thoughts = thought_format(vocabulary, source)
         environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
             trim_blocks=True,
             lstrip_blocks=True,
@@ -210,11 +220,13 @@ class ChatTemplateFormat:
         self._for_tools: dict[str, object] = {'tools': [], 'documents': [], 'functions': ''}
         self._for_tools['datetime'] = _strftime_now('%Y-%m-%d %H:%M')
         try:
-            self._template = environment.from_string(self._source)
+            self._template = environment.from_string(source)
+            variables = jinja2.meta.find_undeclared_variables(environment.parse(source))
         except Exception as error:  # a damaged template may raise anything
             raise ModelFileError(
                 f'the chat template of the GGUF cannot be read: {_one_line(error)}'
             ) from None
+        self._switches = variables & {'enable_thinking', 'thinking'}
 
     def check(self) -> None:
         """Render two conversations, so that a template that cannot be used is told at once.
@@ -244,7 +256,8 @@ class ChatTemplateFormat:
             messages.append({'role': 'user', 'content': placeholder(Text(turn.question))})
             if turn.answer is not None:
                 messages.append({'role': 'assistant', 'content': placeholder(Tokens(turn.answer))})
-        rendered = self._render(messages, self._switches(thinking))
+        switches = {} if thinking == 'auto' else dict.fromkeys(self._switches, thinking == 'on')
+        rendered = self._render(messages, switches)
         if any(rendered.count(f'\ue000{i}\ue001') != 1 for i in range(len(contents))):
             raise ModelFileError(
                 'the chat template of the GGUF leaves out a part of the conversation'
@@ -254,17 +267,11 @@ class ChatTemplateFormat:
             # Every second piece is the number of a placeholder.
             parts += [contents[int(piece)]] if i % 2 else self._vocabulary.split_special(piece)
         tail = rendered.rpartition('\ue001')[2]
-        parts += _begin_answer(tail, self.thoughts, thinking, self._vocabulary)
+        is_told = bool(self._switches)
+        parts += _begin_answer(tail, self.thoughts, thinking, self._vocabulary, is_told)
         return list(merged(parts))
 
-    def _switches(self, thinking: Thinking) -> dict[str, object]:
-        """Return the variables that have a template think or not; none, if it knows none."""
-        if thinking == 'auto':
-            return {}
-        known = (name for name in ('enable_thinking', 'thinking') if name in self._source)
-        return dict.fromkeys(known, thinking == 'on')
-
-    def _render(self, messages: list[dict[str, str]], switches: dict[str, object]) -> str:
+    def _render(self, messages: list[dict[str, str]], switches: dict[str, bool]) -> str:
         conversations = [messages]
         if messages[0]['role'] == 'system' and len(messages) > 1:
             # Some templates (Gemma's) know no system role: say it before the first question.

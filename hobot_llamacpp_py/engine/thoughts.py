@@ -42,7 +42,7 @@ class ThoughtFormat:
         """Return what has to follow the end of a prompt so that the answer comes at once."""
         if self.is_open(tail):
             return f'\n{self.close}\n\n'
-        return '' if self.close in tail else self.none
+        return '' if tail.rstrip().endswith(self.close) else self.none
 
 
 def _tags(opening: str, closing: str) -> ThoughtFormat:

@@ -169,7 +169,11 @@ class Worker(threading.Thread):
 
     def _work(self, work: Work) -> None:
         if work is Work.PROMPT:
-            self._take(self._inbox.take_prompt(), newest=not self._prepares_ahead)
+            prompt = self._inbox.take_prompt()
+            if self._is_wake_word(prompt):
+                self._wake(prompt)
+            else:
+                self._take(prompt, newest=not self._prepares_ahead)
         elif self._asks_again:
             self._take(self.parameters.user_prompt)
         elif self._frames:
@@ -214,11 +218,6 @@ class Worker(threading.Thread):
         Args:
             newest: about the newest frame, though another one may be encoded already.
         """
-        if self._is_wake_word(prompt):
-            log.info('preparing, for the wake word %s', prompt)
-            if frames := self._frames:
-                self._prepare_for_question(lambda cancel: self._newest(frames, cancel))
-            return  # a local image is prepared already
         with self._cancellable() as cancel:
             try:
                 self._answer(prompt, cancel, newest)
@@ -245,6 +244,11 @@ class Worker(threading.Thread):
         if not parameters.pre_infer or parameters.feed_type == 2 or parameters.once:
             return False
         return prompt.strip(PUNCTUATION) in _words(parameters.wake_words)
+
+    def _wake(self, word: str) -> None:
+        log.info('preparing, for the wake word %s', word)
+        if frames := self._frames:  # a local image is prepared already
+            self._prepare_for_question(lambda cancel: self._newest(frames, cancel))
 
     def _answer(self, prompt: str, cancel: CancelToken, newest: bool) -> None:
         assert self._chat is not None

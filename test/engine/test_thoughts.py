@@ -56,7 +56,7 @@ def test_thought_and_answer(ask: Callable, kind: int) -> None:
     chat, given, thoughts = ask(special=dict.fromkeys(THINK, kind))
     assert (given.text, given.finish, given.is_thinking) == ('Hello world', 'stop', False)
     assert thoughts == ['I', ' ponder', '\n']
-    assert given.stats.thinking == 7  # with the markers and the line feeds behind them
+    assert given.stats.thinking == 6  # with the markers and the line feeds behind them
     assert b''.join(chat.engine.decoder.piece(t) for t in given.tokens) == b'Hello world'
     assert chat.turns[0].answer == tuple(given.tokens)
 
@@ -92,6 +92,7 @@ def test_a_model_that_does_not_think(ask: Callable) -> None:
     script = {ASK: ' ', ' ': '<', '<': 'b>', 'b>': END}
     chat, given, thoughts = ask(script, THINK)
     assert (given.text, given.thoughts, thoughts) == ('<b>', '', [])
+    assert given.stats.thinking == 0
     assert b''.join(chat.engine.decoder.piece(t) for t in given.tokens) == b' <b>'
     _, given, _ = ask({ASK: '<', '<': END}, THINK)
     assert (given.text, len(given.tokens)) == ('<', 1)
@@ -108,7 +109,7 @@ def test_the_prompt_opens_the_thought(ask: Callable) -> None:
 def test_off_closes_the_block(ask: Callable, template: str) -> None:
     """With thinking off, a template that knows nothing of it has the block closed at once."""
     _, given, thoughts = ask(SCRIPT, THINK, template, thinking='off')
-    assert (given.text, thoughts, given.stats.thinking) == ('Hello world', [], 1)
+    assert (given.text, thoughts, given.stats.thinking) == ('Hello world', [], 0)
 
 
 @pytest.mark.parametrize('thinking', ['auto', 'on', 'off'])
@@ -117,8 +118,12 @@ def test_templates_that_know(ask: Callable, thinking: str) -> None:
     said = '{{ "auto" if enable_thinking is not defined else "on" if enable_thinking else "off" }}'
     chat, given, _ = ask(SCRIPT, THINK, said + TEMPLATE, thinking=thinking)
     prompt = chat.engine._elements('', given.turns, thinking)
-    text = b''.join(chat.engine.decoder.piece(token) for token in prompt).decode()
+    text = b''.join(chat.engine.decoder.special_piece(token) for token in prompt).decode()
     assert text.startswith(thinking)
+    assert text.endswith(ASK)  # what follows is the template's affair, and the model's
+    opened = "{{ '<think>' if not enable_thinking }}"
+    _, given, thoughts = ask(SCRIPT, THINK, said + TEMPLATE + opened, thinking='off')
+    assert (given.text, thoughts) == ('Hello world', [])
 
 
 def test_a_thought_without_end(ask: Callable) -> None:
@@ -186,4 +191,6 @@ def test_every_format_in_any_pieces(markers, size: int) -> None:
         thought, said = thought + parts[0], said + parts[1]
     assert (thought, said) == (b'a < b', b'yes <no')
     assert markers.is_open(markers.opens[0])
+    assert markers.closing(f'question{markers.close}assistant') == markers.none
+    assert markers.closing(f'{markers.opens[0]}{markers.close}\n') == ''
     assert not markers.is_open(markers.opens[0] + markers.closing(markers.opens[0]))

@@ -164,6 +164,15 @@ def test_a_person_asks_about_the_newest_frame(start: Any) -> None:
     assert robot.next_answer() == (answer(scenes[2][0], DESCRIBE_ZH), frames[2])
 
 
+def test_continuous_with_a_wake_word(start: Any) -> None:
+    """A wake word is one where a person says it; asked again and again it is a question."""
+    robot = start(continuous=True, user_prompt='你好', pre_infer=1, wake_words='你好')
+    for seed in (99, 100):
+        frame = robot.camera.show(draw_scene(seed)[1])
+        robot.encode_next()
+        assert robot.next_answer()[1] is frame
+
+
 def test_continuous_tells_what_it_cannot_see(start: Any) -> None:
     """A frame that cannot be converted is an error, once; the next one is answered."""
     robot = start(continuous=True, user_prompt=DESCRIBE, pre_infer_period=0)

@@ -519,7 +519,7 @@ class TestTextChat:
             assert thoughts == ['I', ' see'] * 2
             robot.wait_for(lambda: ''.join(robot.partials) == 'Hello.' * 2, 'pieces')
             robot.wait_for(lambda: ''.join(robot.speech) == 'Hello.' * 2, 'speaking')
-            robot.wait_for(lambda: robot.status['tokens of thoughts'] == '6', 'diagnostics')
+            robot.wait_for(lambda: robot.status['tokens of thoughts'] == '5', 'diagnostics')
             assert robot.set_parameter('thinking', 'off') == (True, '')
             assert robot.ask('Why?') == 'Hello.'
             assert robot.set_parameter('thinking', 'auto') == (True, '')
