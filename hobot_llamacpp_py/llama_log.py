@@ -1,35 +1,50 @@
-"""What llama.cpp logs: errors are kept as the reason of a failure, all of it goes to our log."""
+"""What llama.cpp logs: all goes to our log, and an error is the reason of the call that failed."""
 
 from __future__ import annotations
 
 import logging
+import threading
 from typing import Any
 
 import llama_cpp
 
-__all__ = ['first_error', 'forget_errors', 'on_llama_log']
+__all__ = ['Reason', 'on_llama_log']
 
 log = logging.getLogger(__name__)
 
 _LOG_LEVEL_ERROR = 4  # GGML_LOG_LEVEL_ERROR
-_errors: list[str] = []
+_thread = threading.local()
+
+
+class Reason:
+    """Why calls of llama.cpp failed, if they did: put them into a `with` block.
+
+    It is the first error that this thread logs within the block: those that follow only say that
+    the call failed, and those of other threads are about their own calls. May be used again.
+    """
+
+    text = ''
+    _outer: Reason | None = None
+
+    def __enter__(self) -> Reason:
+        self.text = ''
+        self._outer = getattr(_thread, 'reason', None)
+        _thread.reason = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _thread.reason = self._outer
+
+    def __str__(self) -> str:
+        return self.text or 'no reason given'
 
 
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
 def on_llama_log(level: int, text: bytes, _: Any) -> None:
     """Take a line of the log; give this to `llama_log_set` and `mtmd_log_set`."""
     message = text.decode('utf-8', 'replace').strip()
-    if level == _LOG_LEVEL_ERROR:
-        _errors.append(message)
+    reason = getattr(_thread, 'reason', None)
+    if level == _LOG_LEVEL_ERROR and reason is not None:
+        reason.text = reason.text or message
     if message:
         log.debug('llama.cpp: %s', message)
-
-
-def forget_errors() -> None:
-    """Forget the errors so far, before a call that may fail."""
-    _errors.clear()
-
-
-def first_error() -> str:
-    """Return the cause; the errors that follow it only say that the call failed."""
-    return _errors[0] if _errors else 'no reason given'

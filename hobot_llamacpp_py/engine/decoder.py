@@ -23,7 +23,7 @@ from hobot_llamacpp_py.engine.prompt_format import Special, Text
 from hobot_llamacpp_py.engine.sampler import Sampler, grammar_sampler
 from hobot_llamacpp_py.engine.speculation import MAX_DRAFT
 from hobot_llamacpp_py.errors import CancelledError, InferenceError, ModelFileError, ParameterError
-from hobot_llamacpp_py.llama_log import first_error, forget_errors, on_llama_log
+from hobot_llamacpp_py.llama_log import Reason, on_llama_log
 
 __all__ = ['CancelToken', 'Decoder', 'Segment']
 
@@ -82,6 +82,7 @@ class Decoder:
     def __init__(self, path: str | Path, config: DecoderConfig = DecoderConfig()) -> None:
         self._model = self._context = None
         self._vocabulary_lock = threading.Lock()
+        self._reason = Reason()
         self.path = Path(path)
         self.n_threads = min(config.n_threads, len(os.sched_getaffinity(0)))
         llama_cpp.llama_log_set(on_llama_log, ctypes.c_void_p(0))
@@ -108,11 +109,11 @@ class Decoder:
                 f'{self.path} is not a GGUF file (it starts with {magic!r});'
                 ' download it again, a git-lfs pointer or an error page may stand in its place'
             )
-        forget_errors()
         params = llama_cpp.llama_model_default_params()
-        self._model = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
+        with Reason() as reason:
+            self._model = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
         if not self._model:
-            raise ModelFileError(f'llama.cpp cannot load {self.path}: {first_error()}')
+            raise ModelFileError(f'llama.cpp cannot load {self.path}: {reason}')
         self._vocab: Any = llama_cpp.llama_model_get_vocab(self._model)
         self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
         self.n_embd: int = llama_cpp.llama_model_n_embd(self._model)
@@ -135,10 +136,9 @@ class Decoder:
         params.type_k = params.type_v = KV_CACHE_TYPES[config.kv_cache_type]
         params.no_perf = True
         params.swa_full = True  # else a tail could be dropped, but what it had pushed out is gone
-        forget_errors()
-        self._context = llama_cpp.llama_init_from_model(self._model, params)
+        with Reason() as reason:
+            self._context = llama_cpp.llama_init_from_model(self._model, params)
         if not self._context:
-            reason = first_error()
             raise ModelFileError(
                 f'llama.cpp cannot make a context of n_ctx {config.n_ctx} for {self.path}:'
                 f' {reason}'
@@ -318,17 +318,16 @@ class Decoder:
             )
 
     def _decode(self, batch: Any) -> None:
-        code = llama_cpp.llama_decode(self._context, batch)
+        with self._reason:
+            code = llama_cpp.llama_decode(self._context, batch)
         if code == 0:
             self.n_past += batch.n_tokens
             return
-        reason = first_error()
-        forget_errors()
         # Some of the batch may have been processed: forget it, so that n_past stays the truth.
         self.trim(self.n_past)
         if code == _ABORTED:
             raise CancelledError('the request was cancelled')
-        raise InferenceError(f'llama_decode failed with code {code}: {reason}')
+        raise InferenceError(f'llama_decode failed with code {code}: {self._reason}')
 
     def trim(self, n_keep: int) -> int:
         """Drop all positions from `n_keep` on; return how many are dropped.

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from hobot_llamacpp_py.config import SamplingConfig
 from hobot_llamacpp_py.engine.grammar import check_grammar_text
 from hobot_llamacpp_py.errors import InferenceError, ParameterError
-from hobot_llamacpp_py.llama_log import first_error, forget_errors
+from hobot_llamacpp_py.llama_log import Reason
 
 __all__ = ['Sampler', 'grammar_sampler']
 
@@ -143,11 +143,11 @@ def grammar_sampler(vocab: Any, grammar: str) -> Any:
         ParameterError: it is no grammar.
     """
     check_grammar_text(grammar)
-    forget_errors()
-    sampler = llama_cpp.llama_sampler_init_grammar(vocab, grammar.encode(), b'root')
+    with Reason() as reason:
+        sampler = llama_cpp.llama_sampler_init_grammar(vocab, grammar.encode(), b'root')
     if not sampler:
         raise ParameterError(
-            f'the grammar is no GBNF with a rule named root: {first_error()}; where llama.cpp'
+            f'the grammar is no GBNF with a rule named root: {reason}; where llama.cpp'
             ' knows more, it is on stderr'
         )
     return sampler

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hobot_llamacpp_py.errors import InferenceError, ModelFileError
-from hobot_llamacpp_py.llama_log import first_error, forget_errors, on_llama_log
+from hobot_llamacpp_py.llama_log import Reason, on_llama_log
 from hobot_llamacpp_py.vision.gguf_header import GgufHeader
 from hobot_llamacpp_py.vision.tensors import as_embeddings
 
@@ -62,7 +62,6 @@ class MmprojEncoder:
             ) from None
         self._mtmd: Any = mtmd_cpp
         self._mtmd.mtmd_log_set(on_llama_log, None)
-        forget_errors()
         try:
             self._vocabulary = _load_vocabulary()
             self._load(n_threads)
@@ -77,27 +76,27 @@ class MmprojEncoder:
         # SmolVLM2's preprocessing enlarges every picture to 2048 pixels and shrinks it again for
         # the overview. Below any limit, it takes the least that it can: one tile, as it is.
         params.image_max_tokens = 1
-        self._context = self._mtmd.mtmd_init_from_file(
-            os.fsencode(self._path), self._vocabulary, params
-        )
+        with Reason() as reason:
+            self._context = self._mtmd.mtmd_init_from_file(
+                os.fsencode(self._path), self._vocabulary, params
+            )
         if not self._context:
-            raise ModelFileError(f'libmtmd cannot load {self._path}: {first_error()}')
+            raise ModelFileError(f'libmtmd cannot load {self._path}: {reason}')
 
     def encode(self, fitted: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return the embeddings of a fitted picture; the GIL is free meanwhile."""
         width, height = self.input_size
         rgb = np.zeros((height, width, 3), np.uint8)
         rgb[: fitted.shape[0], : fitted.shape[1]] = fitted[:, :, ::-1]
-        forget_errors()
-        with self._image_chunk(rgb) as chunk:
+        with Reason() as reason, self._image_chunk(rgb, reason) as chunk:
             if self._mtmd.mtmd_encode_chunk(self._context, chunk):
-                raise InferenceError(f'{self._path}: libmtmd failed: {first_error()}')
+                raise InferenceError(f'{self._path}: libmtmd failed: {reason}')
             output = self._mtmd.mtmd_get_output_embd(self._context)
             embeddings = np.ctypeslib.as_array(output, (self.n_tokens, self.n_embd)).copy()
         return as_embeddings(embeddings, self._path)
 
     @contextmanager
-    def _image_chunk(self, rgb: npt.NDArray[np.uint8]) -> Iterator[Any]:
+    def _image_chunk(self, rgb: npt.NDArray[np.uint8], reason: Reason) -> Iterator[Any]:
         """Give libmtmd's chunk of a picture of exactly the input size."""
         mtmd, marker = self._mtmd, self._mtmd.mtmd_default_marker()
         text = mtmd.mtmd_input_text(text=marker, text_len=len(marker))
@@ -107,7 +106,7 @@ class MmprojEncoder:
         chunks = mtmd.mtmd_input_chunks_init()
         try:
             if mtmd.mtmd_tokenize(self._context, chunks, ctypes.byref(text), bitmaps, 1):
-                raise InferenceError(f'{self._path}: libmtmd failed: {first_error()}')
+                raise InferenceError(f'{self._path}: libmtmd failed: {reason}')
             for i in range(mtmd.mtmd_input_chunks_size(chunks)):
                 chunk = mtmd.mtmd_input_chunks_get(chunks, i)
                 if mtmd.mtmd_input_chunk_get_type(chunk) == mtmd.MTMD_INPUT_CHUNK_TYPE_IMAGE:
@@ -201,11 +200,12 @@ def _load_vocabulary() -> Any:
         with open(descriptor, 'wb', closefd=False) as file:
             file.write(struct.pack('<4sIQQ', b'GGUF', 3, 0, len(values)) + b''.join(values))
         llama_cpp.llama_backend_init()
-        model = llama_cpp.llama_model_load_from_file(b'/proc/self/fd/%d' % descriptor, params)
+        with Reason() as reason:
+            model = llama_cpp.llama_model_load_from_file(b'/proc/self/fd/%d' % descriptor, params)
     finally:
         os.close(descriptor)
     if not model:
-        raise InferenceError(f'llama.cpp cannot make a vocabulary: {first_error()}')
+        raise InferenceError(f'llama.cpp cannot make a vocabulary: {reason}')
     return model
 
 
