@@ -1,13 +1,27 @@
-"""Plain settings of the engine: no ROS in here, every field has llama.cpp's meaning."""
+"""Plain settings of the engine, each with its one default: no ROS in here.
+
+The decoder's and the sampler's fields have llama.cpp's meaning.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-Thinking = Literal['auto', 'on', 'off']
+__all__ = [
+    'ChatConfig',
+    'DecoderConfig',
+    'EncoderConfig',
+    'KvCacheType',
+    'ResizeMode',
+    'SamplingConfig',
+    'Switch',
+    'VisionConfig',
+]
 
-__all__ = ['ChatConfig', 'DecoderConfig', 'EncoderConfig', 'SamplingConfig', 'Thinking']
+Switch = Literal['auto', 'on', 'off']
+KvCacheType = Literal['f32', 'f16', 'q8_0', 'q4_0']
+ResizeMode = Literal['letterbox', 'stretch']
 
 
 @dataclass(frozen=True)
@@ -17,8 +31,8 @@ class DecoderConfig:
     n_ctx: int = 4096
     n_ubatch: int = 512
     n_threads: int = 8
-    flash_attn: Literal['auto', 'on', 'off'] = 'auto'
-    kv_cache_type: str = 'f16'
+    flash_attn: Switch = 'auto'
+    kv_cache_type: KvCacheType = 'f16'
 
 
 @dataclass(frozen=True)
@@ -26,7 +40,7 @@ class EncoderConfig:
     """How the vision encoder is run."""
 
     backend: str = 'auto'
-    """One of `vision.encoder.BACKENDS`; auto goes by the file's suffix."""
+    """One of `vision.backends.BACKENDS`; auto goes by the file's suffix."""
     n_threads: int = 0
     """Where it computes on the CPU; 0: as many as the decoder, or one where there is none."""
     bpu_core: int = 0
@@ -35,6 +49,19 @@ class EncoderConfig:
     """0 to 255, the most urgent."""
     timeout: float = 30.0
     """Seconds after which an encoder that runs in a process of its own counts as hung."""
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """How pictures are brought to the encoder, and how long their embeddings are kept."""
+
+    resize_mode: ResizeMode = 'letterbox'
+    """letterbox: keep the aspect, shrink if larger, top-left, zero padding; or stretch."""
+    embedding_cache_size: int = 4
+    """Pictures whose embeddings are kept."""
+    frame_reuse_threshold: float = 0.0
+    """Mean absolute difference (0 to 255) of pixels below which a picture counts as the one before
+    it; 0: only if they are identical."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +81,14 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class ChatConfig:
-    """How a conversation is kept and how long an answer may be."""
+    """How a conversation is kept and how it is answered."""
 
     system_prompt: str = 'You are a helpful assistant.'
     history_turns: int = -1
+    """Turns that are remembered; -1: all that fit the context."""
     max_tokens: int = 256
     sampling: SamplingConfig = SamplingConfig()
     speculative: bool = True
-    thinking: Thinking = 'auto'
+    """Draft tokens from memory; the answer is the same, only sooner there."""
+    thinking: Switch = 'auto'
     """Whether a model that can think before it answers does so; auto: as it likes."""

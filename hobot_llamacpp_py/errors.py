@@ -1,4 +1,16 @@
-"""Every exception that the package raises on purpose: each becomes one line for the user."""
+"""Every exception that the package raises on purpose: each becomes one line for the user.
+
+VlmError
+    ModelFileError      a model file, or what it is to be used with
+    ImageError          a picture
+    PromptError         a prompt
+    ConstraintError     a JSON Schema or a grammar
+    ParameterError      a ROS parameter; never raised by the core
+    InferenceError      encoder or decoder, while they run
+    CancelledError      not an error of anybody's
+"""
+
+from __future__ import annotations
 
 import logging
 
@@ -7,6 +19,7 @@ __all__ = [
     'ModelFileError',
     'ImageError',
     'PromptError',
+    'ConstraintError',
     'ParameterError',
     'InferenceError',
     'CancelledError',
@@ -17,7 +30,18 @@ log = logging.getLogger(__name__)
 
 
 class VlmError(Exception):
-    """Base of all errors that a user can cause and mend; its text is one clear line."""
+    """Base of all errors that a user can cause and mend; its text is one clear line.
+
+    Attributes:
+        setting: the setting that it is about, such as 'EncoderConfig.timeout'; empty for none.
+        value: what that has to be set to, where it is known.
+    """
+
+    def __init__(
+        self, text: str = '', *, setting: str = '', value: int | str | None = None
+    ) -> None:
+        super().__init__(text)
+        self.setting, self.value = setting, value
 
 
 class ModelFileError(VlmError):
@@ -32,8 +56,12 @@ class PromptError(VlmError):
     """A prompt cannot be answered as it stands, for example because it is too long."""
 
 
+class ConstraintError(VlmError):
+    """A JSON Schema or a grammar cannot be used."""
+
+
 class ParameterError(VlmError):
-    """A parameter has a value outside its type, range or choices."""
+    """A ROS parameter has a value outside its type, range or choices."""
 
 
 class InferenceError(VlmError):
@@ -49,4 +77,4 @@ def one_line(error: Exception) -> str:
     if isinstance(error, VlmError):
         return str(error)
     log.error('unexpected error, please report it', exc_info=error)
-    return f'internal error: {type(error).__name__}: {error}'
+    return f'internal error: {type(error).__name__}: {" ".join(str(error).split())}'

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import yaml
 
-from hobot_llamacpp_py.engine.grammar import schema_to_grammar
 from hobot_llamacpp_py.errors import ModelFileError, ParameterError
 
-__all__ = ['find_file', 'grammar_text', 'share_directory', 'system_prompt_text']
+__all__ = ['find_file', 'read_text', 'share_directory']
 
 PACKAGE = 'hobot_llamacpp_py'
 
@@ -46,35 +45,13 @@ def share_directory() -> Path:
     return Path(get_package_share_directory(PACKAGE))
 
 
-def system_prompt_text(value: str) -> str:
-    """Return a system prompt: the text itself, or the content of the `.txt` file it names.
+def read_text(parameter: str, name: str) -> str:
+    """Return the text of a file that a parameter names, without white space around it.
 
     Raises:
-        ModelFileError: the file does not exist.
+        ModelFileError: no such file.
         ParameterError: the file cannot be read as UTF-8 text.
     """
-    if not value.endswith('.txt') or '\n' in value:
-        return value
-    return _read('system_prompt', value)
-
-
-def grammar_text(json_schema: str, grammar: str) -> str:
-    """Return the GBNF grammar of the answer, empty for none; both values may be files' names.
-
-    Raises:
-        ModelFileError: a file does not exist.
-        ParameterError: both are given, a file cannot be read, or a schema cannot be a grammar.
-    """
-    if json_schema and grammar:
-        raise ParameterError('json_schema and grammar exclude each other: empty one of them')
-    if json_schema:
-        inline = json_schema.lstrip().startswith(('{', '['))
-        return schema_to_grammar(json_schema if inline else _read('json_schema', json_schema))
-    inline = '::=' in grammar or not grammar
-    return grammar if inline else _read('grammar', grammar)
-
-
-def _read(parameter: str, name: str) -> str:
     path = find_file(parameter, name)
     try:
         return path.read_text('utf-8-sig').strip()

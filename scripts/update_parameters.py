@@ -15,7 +15,7 @@ from textwrap import fill
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from hobot_llamacpp_py.parameters import ParameterSpec, specs  # noqa: E402
+from hobot_llamacpp_py.ros.parameters import ParameterSpec, specs  # noqa: E402
 
 HEADS = {
     'README.md': '| parameter | type | default | range | set at run time | meaning |',

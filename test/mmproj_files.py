@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGMLQuantizationType
 
+from hobot_llamacpp_py.families import FAMILIES
 from training.mmproj import VitSizes, write_mmproj
 
 Array = npt.NDArray[np.float32]
@@ -16,8 +17,8 @@ Array = npt.NDArray[np.float32]
 SIZES = VitSizes(
     image=84, patch=14, merge=2, width=32, layers=2, heads=4, feed_forward=96, projection=128
 )
-PROJECTORS = {'internvl': 0, 'idefics3': 1}
-"""The model_type of each."""
+PROJECTORS = {family.projector.name: family for family in FAMILIES.values()}
+"""The family of each."""
 
 
 def random_tensors(projector: str, sizes: VitSizes = SIZES, seed: int = 0) -> dict[str, Array]:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import llama_cpp
 import numpy as np
 
+from hobot_llamacpp_py.engine import ChatConfig, Request, Turn
+from hobot_llamacpp_py.engine.decoder import Decoder
+from hobot_llamacpp_py.families import INTERNVL, SMOLVLM2
 from training import world
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / 'config'
 
-# The two built-in models by family: encoder, decoder, model_type.
+# The two built-in models by name: encoder, decoder, family.
 MODELS = {
-    'internvl': (CONFIG / 'nano_internvl_vit.onnx', CONFIG / 'nano_internvl.gguf', 0),
-    'smolvlm': (CONFIG / 'nano_smolvlm_vit.onnx', CONFIG / 'nano_smolvlm.gguf', 1),
+    'internvl': (CONFIG / 'nano_internvl_vit.onnx', CONFIG / 'nano_internvl.gguf', INTERNVL),
+    'smolvlm': (CONFIG / 'nano_smolvlm_vit.onnx', CONFIG / 'nano_smolvlm.gguf', SMOLVLM2),
 }
 
 
@@ -33,3 +38,14 @@ def answer(scene: world.Scene, question: str) -> str:
             if known.text.rstrip('。.') == question.rstrip('。.'):
                 return known.answer(scene).text
     raise ValueError(question)
+
+
+def request_of(*turns: Turn, system_prompt: str = '', **options: Any) -> Request:
+    """Return a request, with the defaults of a chat and no system prompt where none is given."""
+    return Request(turns, ChatConfig(system_prompt, **options))
+
+
+def logits_of(decoder: Decoder) -> np.ndarray:
+    """Copy the logits of the last decoded position, float32 [n_vocab]."""
+    pointer = llama_cpp.llama_get_logits_ith(decoder.context, -1)
+    return np.ctypeslib.as_array(pointer, (decoder.vocabulary.n_tokens,)).copy()

@@ -14,9 +14,9 @@ from hobot_llamacpp_py.tools import bench
 
 
 def run(tmp_path: Path, *arguments: str) -> tuple[int, dict[str, dict[str, float]]]:
-    encoder, decoder, model_type = MODELS['smolvlm']
+    encoder, decoder, kind = MODELS['smolvlm']
     results = tmp_path / 'results.json'
-    models = ['--llm', str(decoder), '--encoder', str(encoder), '--model-type', str(model_type)]
+    models = ['--llm', str(decoder), '--encoder', str(encoder), '--model-type', str(kind.number)]
     quick = ['--rounds', '1', '--tokens', '12', '--threads', '1', '--json', str(results)]
     with pytest.raises(SystemExit) as end:
         bench.main([*models, *quick, *arguments])

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from domain import own_domain
 
-from hobot_llamacpp_py import launch_description
-from hobot_llamacpp_py.launch_description import arguments, node_parameters
-from hobot_llamacpp_py.neighbours import neighbours
-from hobot_llamacpp_py.parameters import specs
+from hobot_llamacpp_py.launching import description
+from hobot_llamacpp_py.launching.description import arguments, node_parameters
+from hobot_llamacpp_py.launching.neighbours import neighbours
+from hobot_llamacpp_py.ros.parameters import specs
 
 ROOT = Path(__file__).parents[1]
 
@@ -534,7 +534,7 @@ def test_missing_params_file(robot):
 def test_own_picture_is_found(robot):
     """CAM_TYPE=fb publishes the package's picture where the working directory has none."""
     robot.install_all()
-    picture = robot.prefix / 'share' / launch_description.PACKAGE / 'config/image2.jpg'
+    picture = robot.prefix / 'share' / description.PACKAGE / 'config/image2.jpg'
     picture.parent.mkdir()
     picture.touch()
     robot.launch('llama_vlm.launch.py', CAM_TYPE='fb')

@@ -7,7 +7,7 @@ import yaml
 from nano import ROOT
 
 from hobot_llamacpp_py.errors import ParameterError
-from hobot_llamacpp_py.parameters import Parameters, coerce, specs
+from hobot_llamacpp_py.ros.parameters import Parameters, coerce, specs
 
 
 @pytest.mark.parametrize(

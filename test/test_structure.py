@@ -10,20 +10,34 @@ import pytest
 from nano import ROOT
 
 PACKAGE = ROOT / 'hobot_llamacpp_py'
-# The only modules that may import a binding, so that it can be replaced and is optional.
+# The rooms, each with what it may import of the package besides itself.
+CORE = {'config', 'errors', 'families', 'files', 'gguf_header', 'llama_log'}
+ROOMS = {
+    'vision': CORE,
+    'engine': CORE | {'vision'},
+    'ros': CORE | {'vision', 'engine'},
+    'launching': CORE | {'ros'},
+    'tools': CORE | {'vision', 'engine', 'ros'},
+    '__main__': {'ros'},
+}
+ROS = {'rclpy', 'std_msgs', 'sensor_msgs', 'std_srvs', 'diagnostic_msgs', 'launch', 'launch_ros'}
+MOST_LINES, MOST_LINES_OF_A_CLASS = 400, 250
+# The modules that import a binding, so that it can be replaced and is optional.
 BINDINGS = {
     'onnxruntime': {'vision/onnx.py'},
     'llama_cpp': {
         'llama_log.py',
         'engine/decoder.py',
         'engine/sampler.py',
-        'tools/bench.py',
+        'engine/vocabulary.py',
+        'tools/bench_engine.py',
         'vision/mmproj.py',
     },
     'hobot_dnn': {'vision/bpu_x5.py'},
     'hobot_dnn_rdkx5': {'vision/bpu_x5.py'},
     'hbm_runtime': {'vision/bpu_s100.py'},
 }
+MODULES = sorted(path for path in PACKAGE.rglob('*.py') if path.name != '__init__.py')
 
 
 def imports(path: Path) -> set[str]:
@@ -37,19 +51,68 @@ def imports(path: Path) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize('folder', ['engine', 'vision'])
-def test_core_knows_no_ros(folder: str) -> None:
-    """Engine and vision import neither ROS nor the ROS side of the package."""
-    for path in (PACKAGE / folder).glob('*.py'):
-        for name in imports(path):
-            assert name.split('.')[0] not in {'rclpy', 'std_msgs', 'sensor_msgs', 'launch'}
-            assert not name.startswith(('hobot_llamacpp_py.ros', 'hobot_llamacpp_py.tools'))
-            assert folder == 'engine' or not name.startswith('hobot_llamacpp_py.engine')
+def name_of(path: Path) -> str:
+    """Return a module's dotted name without the package's."""
+    return '.'.join(path.relative_to(PACKAGE).with_suffix('').parts)
+
+
+def own_imports(path: Path) -> set[str]:
+    """Return the modules of the package that a file imports, without the package's name."""
+    found = set()
+    for name in imports(path):
+        package, _, rest = name.partition('.')
+        if package == PACKAGE.name and rest:
+            found.add(rest)
+    return found
+
+
+@pytest.mark.parametrize('path', MODULES, ids=name_of)
+def test_imports_run_one_way(path: Path) -> None:
+    """A module imports what is below its room, and nothing of ROS unless its room is above it."""
+    room = name_of(path).split('.')[0]
+    allowed = ROOMS.get(room, CORE) | {room}
+    assert {name.split('.')[0] for name in own_imports(path)} <= allowed
+    if room not in ('ros', 'launching', 'tools', '__main__'):
+        assert not ROS & {name.split('.')[0] for name in imports(path)}
+
+
+def test_no_circle() -> None:
+    """No modules import each other in a circle."""
+    arrows = {name_of(path): own_imports(path) for path in MODULES}
+
+    def walk(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, ' -> '.join((*way[way.index(name) :], name))
+        if name not in done:
+            for other in arrows.get(name, ()):
+                walk(other, (*way, name))
+            done.add(name)
+
+    done: set[str] = set()
+    for name in arrows:
+        walk(name, ())
+
+
+@pytest.mark.parametrize('path', MODULES, ids=name_of)
+def test_files_are_of_one_concept(path: Path) -> None:
+    """No module and no class is so long that it must be more than one."""
+    text = path.read_text('utf-8')
+    assert len(text.splitlines()) <= MOST_LINES
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ClassDef):
+            lines = (node.end_lineno or 0) - node.lineno + 1
+            assert lines <= MOST_LINES_OF_A_CLASS, node.name
+
+
+def test_architecture_shows_every_module() -> None:
+    """docs/architecture.md has a line for every module."""
+    text = (ROOT / 'docs' / 'architecture.md').read_text('utf-8')
+    missing = [path.name for path in MODULES if f' {path.name} ' not in text]
+    assert missing == []
 
 
 @pytest.mark.parametrize('binding', BINDINGS)
-def test_bindings_are_imported_in_one_place(binding: str) -> None:
-    """Each binding is imported by its own module alone."""
+def test_bindings_are_imported_where_they_are_wrapped(binding: str) -> None:
+    """Each binding is imported by the modules that wrap it, and by no other."""
     found = {
         str(path.relative_to(PACKAGE))
         for path in PACKAGE.rglob('*.py')

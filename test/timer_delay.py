@@ -17,7 +17,10 @@ import pytest
 from s100 import use_double, write_model
 
 from hobot_llamacpp_py.config import EncoderConfig
-from hobot_llamacpp_py.vision.encoder import VisionEncoder, open_backend, open_encoder
+from hobot_llamacpp_py.families import INTERNVL
+from hobot_llamacpp_py.vision.backends import BACKENDS
+from hobot_llamacpp_py.vision.encoder import VisionEncoder
+from hobot_llamacpp_py.vision.open import open_encoder
 
 PERIOD = 0.01  # seconds
 BAR = 50.0  # ms
@@ -38,12 +41,12 @@ def delays_during_forward(encoder: VisionEncoder) -> np.ndarray:
 
 def main() -> None:
     """Print the delays' percentiles."""
-    opener = open_backend if '--inside' in sys.argv else open_encoder
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         use_double(patch)
         slow = Path(folder, 'slow')
         path = write_model(Path(folder, 'v.hbm'), seconds=2.4, **{'while': str(slow)})
-        encoder = opener(path, 0, EncoderConfig('bpu_s100'))
+        opener = BACKENDS['bpu_s100'].open if '--inside' in sys.argv else open_encoder
+        encoder = opener(path, INTERNVL, EncoderConfig('bpu_s100'))
         slow.touch()
         delays = delays_during_forward(encoder) * 1000
         encoder.close()

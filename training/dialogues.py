@@ -9,20 +9,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hobot_llamacpp_py.engine import Turn
 from hobot_llamacpp_py.engine.prompt_format import (
+    FamilyFormat,
     Image,
-    InternVLFormat,
     Part,
     PromptFormat,
-    SmolVLMFormat,
     Special,
     Text,
     Tokens,
-    Turn,
 )
 from hobot_llamacpp_py.vision.picture import Picture
 from training import world
 from training.chat import DEFAULT_SYSTEM, FACTS, NO_IMAGE, facts
+from training.command import MODELS
 from training.model import Guide
 from training.pictures import GRID, Pictures
 from training.tokenizer import Tokenizer
@@ -157,9 +157,7 @@ def image_dialogue(
 
 def prompt_format(tokenizer: Tokenizer) -> PromptFormat:
     """Return the package's own prompt format of the family."""
-    if tokenizer.family == 'internvl':
-        return InternVLFormat(tokenizer)
-    return SmolVLMFormat()
+    return FamilyFormat(MODELS[tokenizer.family], tokenizer)
 
 
 _BLANK = Picture('', np.zeros((1, 1, 3), np.uint8))

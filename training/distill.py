@@ -7,9 +7,7 @@ interrupted run goes on from its last checkpoint when the same command is given 
 
 from __future__ import annotations
 
-import argparse
 import math
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from training import command
 from training.mmproj import VitSizes, write_mmproj
 from training.pictures import INPUT, Pictures, load_pictures
 from training.train import HeldOut, PixelValues
@@ -233,21 +232,8 @@ def distill(recipe: Recipe, cache: Path, pictures: Pictures, teacher: Teacher) -
 
 def main() -> None:
     """Train and export."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--out', type=Path, default=Path('config'))
-    parser.add_argument(
-        '--cache',
-        type=Path,
-        default=Path.home() / '.cache' / 'hobot_llamacpp_training',
-        help='where pictures and checkpoints are kept',
-    )
-    parser.add_argument('--pictures', type=int, default=24_000)
-    parser.add_argument('--steps', type=int, default=Recipe.steps)
-    parser.add_argument('--threads', type=int, default=os.cpu_count() or 1)
-    args = parser.parse_args()
-
-    torch.set_num_threads(args.threads)
-    args.cache.mkdir(parents=True, exist_ok=True)
+    args = command.parser(__doc__, pictures=24_000, steps=Recipe.steps).parse_args()
+    command.start(args)
     recipe = Recipe(steps=args.steps)
     pictures = load_pictures(args.cache, args.pictures, recipe.seed, args.threads)
     teacher = Teacher(args.out / f'nano_{FAMILY}_vit.onnx', args.threads)

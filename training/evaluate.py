@@ -20,17 +20,19 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from hobot_llamacpp_py.config import DecoderConfig, SamplingConfig
+from hobot_llamacpp_py.config import ChatConfig, DecoderConfig, SamplingConfig
+from hobot_llamacpp_py.engine import Engine, Request, Turn
 from hobot_llamacpp_py.engine.decoder import Decoder, Segment
-from hobot_llamacpp_py.engine.engine import Engine, Request
-from hobot_llamacpp_py.engine.prompt_format import Turn
-from hobot_llamacpp_py.vision.encoder import VisionEncoder, open_encoder
+from hobot_llamacpp_py.vision.encoder import VisionEncoder
+from hobot_llamacpp_py.vision.open import open_encoder
 from training import world
 from training.chat import DEFAULT_SYSTEM, facts
+from training.command import MODELS
 
 __all__ = [
     'CEILINGS',
     'Chat',
+    'OnePositionDecoder',
     'Tally',
     'fresh_pictures',
     'measure',
@@ -39,7 +41,6 @@ __all__ = [
     'open_nano',
 ]
 
-MODEL_TYPES = {'internvl': 0, 'smolvlm': 1}
 SEED = 20_000
 BAR = 0.99
 _GREEDY = SamplingConfig(temperature=0.0)
@@ -93,7 +94,8 @@ class Chat:
         """Ask a question, about a new picture if one is given, and return the whole answer."""
         picture = None if bgr is None else self._engine.picture(bgr)
         turns = (*self._turns, Turn(question, picture))
-        answer = self._engine.generate(Request(turns, self._system, 64, _GREEDY))
+        config = ChatConfig(self._system, max_tokens=64, sampling=_GREEDY)
+        answer = self._engine.generate(Request(turns, config))
         text = ''.join(answer)
         self._turns = (*turns[:-1], Turn(question, picture, tuple(answer.tokens)))
         return text.strip()
@@ -112,7 +114,7 @@ def open_nano(
     with Engine.open(
         config / f'nano_{model}.gguf',
         encoder if pictures else None,
-        model_type=MODEL_TYPES[model],
+        family=MODELS[model],
         config=DecoderConfig(n_ctx=1024, n_threads=threads),
     ) as engine:
         yield engine
@@ -211,21 +213,19 @@ class PerturbedEncoder:
 
 
 class OnePositionDecoder(Decoder):
-    """A decoder that puts all tokens of a picture on one position."""
+    """A decoder that puts all tokens of a picture on one position, as the C++ node does.
 
-    def _prefill_segment(self, segment: Segment, *, wants_logits: bool) -> None:
-        if not isinstance(segment, np.ndarray):
-            super()._prefill_segment(segment, wants_logits=wants_logits)
-            return
-        start, positions = self.n_past, self._positions
-        self._positions = np.concatenate(
-            (positions[:start], np.full(len(positions) - start, start, np.int32))
-        )
-        try:
-            super()._prefill_segment(segment, wants_logits=wants_logits)
-        finally:
-            self._positions = positions
-        self.n_past = start + 1
+    Turn speculation off: a rejected draft could not be dropped, its positions are elsewhere.
+    """
+
+    def prefill(self, segment: Segment, at: int, *, logits: bool = True) -> None:
+        """Decode a segment; from a picture on, positions are fewer than tokens."""
+        if isinstance(segment, np.ndarray):
+            positions = np.arange(self.n_ctx, dtype=np.int32)
+            positions[at : at + len(segment)] = at
+            positions[at + len(segment) :] -= len(segment) - 1
+            self._positions, self._positions_at = positions, positions.ctypes.data
+        super().prefill(segment, at, logits=logits)
 
 
 def measure_injection(model: str, config: Path, scenes: int, how: str) -> Tally:
@@ -235,8 +235,8 @@ def measure_injection(model: str, config: Path, scenes: int, how: str) -> Tally:
     decoder = (OnePositionDecoder if how == 'one position' else Decoder)(
         config / f'nano_{model}.gguf', settings
     )
-    encoder = open_encoder(config / f'nano_{model}_vit.onnx', MODEL_TYPES[model])
-    with Engine(decoder, PerturbedEncoder(encoder, how), MODEL_TYPES[model]) as engine:
+    encoder = open_encoder(config / f'nano_{model}_vit.onnx', MODELS[model])
+    with Engine(decoder, PerturbedEncoder(encoder, how), MODELS[model]) as engine:
         for picture, number in fresh_pictures(scenes):
             rng = np.random.default_rng(number)
             language = world.LANGUAGES[number % 2]
@@ -252,7 +252,7 @@ def measure_injection(model: str, config: Path, scenes: int, how: str) -> Tally:
 def main() -> int:
     """Print the tables; return 1 if a share is on the wrong side of its bar."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--model', choices=sorted(MODEL_TYPES), required=True)
+    parser.add_argument('--model', choices=MODELS, required=True)
     parser.add_argument('--scenes', type=int, default=500)
     parser.add_argument('--seed', type=int, default=SEED)
     parser.add_argument('--config', type=Path, default=Path('config'))

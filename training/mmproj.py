@@ -11,19 +11,10 @@ import gguf.quants
 import numpy as np
 import numpy.typing as npt
 
-from hobot_llamacpp_py.vision.preprocess import (
-    INTERNVL_MEAN,
-    INTERNVL_STD,
-    SMOLVLM_MEAN,
-    SMOLVLM_STD,
-)
+from hobot_llamacpp_py.families import FAMILIES
 
 __all__ = ['VitSizes', 'write_mmproj']
 
-_NORMALISATION = {
-    'internvl': (INTERNVL_MEAN, INTERNVL_STD),
-    'idefics3': (SMOLVLM_MEAN, SMOLVLM_STD),
-}
 _FILE_TYPES = {
     gguf.GGMLQuantizationType.F32: gguf.LlamaFileType.ALL_F32,
     gguf.GGMLQuantizationType.F16: gguf.LlamaFileType.MOSTLY_F16,
@@ -78,9 +69,9 @@ def write_mmproj(
     writer.add_vision_feed_forward_length(sizes.feed_forward)
     writer.add_vision_block_count(sizes.layers)
     writer.add_vision_head_count(sizes.heads)
-    mean, std = _NORMALISATION[projector]
-    writer.add_vision_image_mean(mean)
-    writer.add_vision_image_std(std)
+    family = next(f for f in FAMILIES.values() if f.projector.name == projector)
+    writer.add_vision_image_mean(family.mean)
+    writer.add_vision_image_std(family.std)
     writer.add_clip_projector_type(projector)
     writer.add_vision_attention_layernorm_eps(sizes.norm_eps)
     writer.add_vision_projector_scale_factor(sizes.merge)

@@ -48,7 +48,7 @@ class Pictures:
 
 def pad_rgb(bgr: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Fit a picture as the node does and pad it to the input, as RGB."""
-    fitted = fit(bgr, (INPUT, INPUT))
+    fitted = fit(bgr, (INPUT, INPUT), 'letterbox')
     padded = np.zeros((INPUT, INPUT, 3), np.uint8)
     padded[: fitted.shape[0], : fitted.shape[1]] = fitted[:, :, ::-1]
     return padded

@@ -6,9 +6,7 @@ interrupted run goes on from its last checkpoint when the same command is given 
 
 from __future__ import annotations
 
-import argparse
 import math
-import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -20,13 +18,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from hobot_llamacpp_py.vision.preprocess import (
-    INTERNVL_MEAN,
-    INTERNVL_STD,
-    SMOLVLM_MEAN,
-    SMOLVLM_STD,
-)
-from training import world
+from training import command, world
 from training.dialogues import (
     Batch,
     collate,
@@ -37,12 +29,8 @@ from training.dialogues import (
 from training.export import export
 from training.model import DecoderConfig, NanoVLM
 from training.pictures import Pictures, encode_scene, load_pictures, pad_rgb, shape_cells
-from training.tokenizer import FAMILIES, Tokenizer
+from training.tokenizer import Tokenizer
 
-NORMALISATION = {
-    'internvl': (INTERNVL_MEAN, INTERNVL_STD),
-    'smolvlm': (SMOLVLM_MEAN, SMOLVLM_STD),
-}
 VALIDATION_SEED = 77
 
 
@@ -75,7 +63,10 @@ class PixelValues:
     """Turns cached uint8 RGB pictures into normalised pixel values."""
 
     def __init__(self, family: str) -> None:
-        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in NORMALISATION[family])
+        mean, std = (
+            torch.tensor(values).view(1, 3, 1, 1)
+            for values in (command.MODELS[family].mean, command.MODELS[family].std)
+        )
         self._scale, self._shift = 1 / (255 * std), -mean / std
 
     def __call__(self, rgb: np.ndarray) -> Tensor:
@@ -314,22 +305,10 @@ def train(family: str, recipe: Recipe, cache: Path, pictures: Pictures) -> NanoV
 
 def main() -> None:
     """Train one family and export it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--model', choices=FAMILIES, required=True)
-    parser.add_argument('--out', type=Path, default=Path('config'))
-    parser.add_argument(
-        '--cache',
-        type=Path,
-        default=Path.home() / '.cache' / 'hobot_llamacpp_training',
-        help='where pictures and checkpoints are kept (10 GB)',
-    )
-    parser.add_argument('--pictures', type=int, default=60_000)
-    parser.add_argument('--steps', type=int, default=Recipe.steps)
-    parser.add_argument('--threads', type=int, default=os.cpu_count() or 1)
+    parser = command.parser(__doc__, pictures=60_000, steps=Recipe.steps)
+    parser.add_argument('--model', choices=command.MODELS, required=True)
     args = parser.parse_args()
-
-    torch.set_num_threads(args.threads)
-    args.cache.mkdir(parents=True, exist_ok=True)
+    command.start(args)
     recipe = Recipe(steps=args.steps)
     begun = time.monotonic()
     pictures = load_pictures(args.cache, args.pictures, recipe.seed, args.threads)

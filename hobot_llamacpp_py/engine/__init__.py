@@ -1,23 +1,53 @@
 """The inference engine: pictures and questions in, pieces of text out. It knows nothing of ROS."""
 
-from hobot_llamacpp_py.config import ChatConfig, DecoderConfig, EncoderConfig, SamplingConfig
+from hobot_llamacpp_py.config import (
+    ChatConfig,
+    DecoderConfig,
+    EncoderConfig,
+    SamplingConfig,
+    VisionConfig,
+)
+from hobot_llamacpp_py.engine.cancel import CancelToken
 from hobot_llamacpp_py.engine.chat import Chat
-from hobot_llamacpp_py.engine.decoder import CancelToken
-from hobot_llamacpp_py.engine.engine import Answer, Engine, Request, Stats
+from hobot_llamacpp_py.engine.engine import Engine
 from hobot_llamacpp_py.engine.grammar import schema_to_grammar
-from hobot_llamacpp_py.engine.prompt_format import Turn
+from hobot_llamacpp_py.engine.request import Answer, Request, Stats, Turn
+from hobot_llamacpp_py.errors import (
+    CancelledError,
+    ConstraintError,
+    ImageError,
+    InferenceError,
+    ModelFileError,
+    PromptError,
+    VlmError,
+)
+from hobot_llamacpp_py.families import FAMILIES, INTERNVL, SMOLVLM2, ModelFamily
+from hobot_llamacpp_py.vision.picture import Picture
 
 __all__ = [
+    'FAMILIES',
+    'INTERNVL',
+    'SMOLVLM2',
     'Answer',
     'CancelToken',
+    'CancelledError',
     'Chat',
     'ChatConfig',
+    'ConstraintError',
     'DecoderConfig',
     'EncoderConfig',
-    'SamplingConfig',
     'Engine',
+    'ImageError',
+    'InferenceError',
+    'ModelFamily',
+    'ModelFileError',
+    'Picture',
+    'PromptError',
     'Request',
+    'SamplingConfig',
     'Stats',
     'Turn',
+    'VisionConfig',
+    'VlmError',
     'schema_to_grammar',
 ]

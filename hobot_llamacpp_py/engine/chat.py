@@ -6,9 +6,9 @@ import threading
 from collections.abc import Iterator
 
 from hobot_llamacpp_py.config import ChatConfig
-from hobot_llamacpp_py.engine.decoder import CancelToken
-from hobot_llamacpp_py.engine.engine import Answer, Engine, Request, Stats, without_oldest
-from hobot_llamacpp_py.engine.prompt_format import Turn
+from hobot_llamacpp_py.engine.cancel import CancelToken
+from hobot_llamacpp_py.engine.engine import Engine
+from hobot_llamacpp_py.engine.request import Answer, Request, Stats, Turn, without_oldest
 from hobot_llamacpp_py.vision.picture import Picture
 
 __all__ = ['Chat']
@@ -61,14 +61,7 @@ class Chat:
         newest = next((turn.image for turn in reversed(turns) if turn.image is not None), None)
         if picture is not None and newest is not None and newest.key == picture.key:
             picture = None
-        return Request(
-            turns=(*turns, Turn(question, picture)),
-            system=self.config.system_prompt,
-            max_tokens=self.config.max_tokens,
-            sampling=self.config.sampling,
-            speculative=self.config.speculative,
-            thinking=self.config.thinking,
-        )
+        return Request((*turns, Turn(question, picture)), self.config)
 
     def _remember(self, answer: Answer, pieces: Iterator[str], resets: int) -> Iterator[str]:
         yield from pieces

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from hobot_llamacpp_py.errors import ParameterError
+from hobot_llamacpp_py.errors import ConstraintError
 
 __all__ = ['KEYWORDS', 'check_grammar_text', 'schema_to_grammar']
 
@@ -85,21 +85,21 @@ def check_grammar_text(grammar: str) -> None:
     """Refuse what llama.cpp's parser would never return from.
 
     Raises:
-        ParameterError: the grammar is very large or deep, or counts to less than it starts from.
+        ConstraintError: the grammar is very large or deep, or counts to less than it starts from.
     """
     if len(grammar) > 1 << 18:
-        raise ParameterError('the grammar is longer than 256 KiB')
+        raise ConstraintError('the grammar is longer than 256 KiB')
     depth = 0
     for match in _GBNF_PART.finditer(grammar):
         depth += {'(': 1, ')': -1}.get(match[0], 0)
         if depth > 4 * _MOST_DEPTH:
-            raise ParameterError(f'the grammar nests more than {4 * _MOST_DEPTH} parentheses')
+            raise ConstraintError(f'the grammar nests more than {4 * _MOST_DEPTH} parentheses')
         if match['count']:
             count = _COUNT.fullmatch(match['count'])
             least = int(count[1]) if count else 0
             most = int(count[2]) if count and count[2] else least
             if not count or not least <= most <= _MOST_LENGTH:
-                raise ParameterError(
+                raise ConstraintError(
                     f'the grammar repeats {match["count"]}: from and to are numbers up to'
                     f' {_MOST_LENGTH}, the smaller one first'
                 )
@@ -109,7 +109,7 @@ def schema_to_grammar(schema: str | dict[str, Any]) -> str:
     """Return the GBNF grammar of the JSON texts that a JSON Schema allows.
 
     Raises:
-        ParameterError: it is no JSON Schema, or uses what a grammar cannot hold; says what, where.
+        ConstraintError: it is no JSON Schema, or uses what a grammar cannot hold: what, where.
     """
     return _grammar_of(schema if isinstance(schema, str) else json.dumps(schema))
 
@@ -120,9 +120,9 @@ def _grammar_of(text: str) -> str:
         schema = json.loads(text, parse_constant=_no_number)
         return _Writer(schema).grammar()
     except RecursionError:
-        raise ParameterError('json_schema is nested too deeply') from None
+        raise ConstraintError('json_schema is nested too deeply') from None
     except ValueError as error:
-        raise ParameterError(f'json_schema is no JSON: {error}') from None
+        raise ConstraintError(f'json_schema is no JSON: {error}') from None
 
 
 def _no_number(name: str) -> NoReturn:
@@ -130,7 +130,7 @@ def _no_number(name: str) -> NoReturn:
 
 
 def _refuse(where: str, problem: str) -> NoReturn:
-    raise ParameterError(f'json_schema: {where}{problem}')
+    raise ConstraintError(f'json_schema: {where}{problem}')
 
 
 class _Writer:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from hobot_llamacpp_py.config import SamplingConfig
 from hobot_llamacpp_py.engine.grammar import check_grammar_text
-from hobot_llamacpp_py.errors import InferenceError, ParameterError
+from hobot_llamacpp_py.errors import ConstraintError, InferenceError
 from hobot_llamacpp_py.llama_log import Reason
 
 __all__ = ['Sampler', 'grammar_sampler']
@@ -24,19 +24,19 @@ class Sampler:
     """A sampler chain in llama.cpp: made once for a configuration, then called for each token.
 
     Raises:
-        ParameterError: the grammar is none.
+        ConstraintError: the grammar is none.
     """
 
     def __init__(self, context: Any, vocab: Any, n_ctx: int, config: SamplingConfig) -> None:
         self.config = config
         self._context = context
-        self._chain = self._grammar = None
+        self.chain = self._grammar = None
         n_vocab = llama_cpp.llama_vocab_n_tokens(vocab)
         if config.grammar:
             self._grammar = grammar_sampler(vocab, config.grammar)
             self._candidates: npt.NDArray[Any] = np.zeros(n_vocab, _CANDIDATE)
             self._ids: npt.NDArray[np.int32] = np.arange(n_vocab, dtype=np.int32)
-        self._chain = llama_cpp.llama_sampler_chain_init(
+        self.chain = llama_cpp.llama_sampler_chain_init(
             llama_cpp.llama_sampler_chain_default_params()
         )
         if config.repeat_penalty != 1.0 and config.repeat_last_n != 0:
@@ -58,7 +58,7 @@ class Sampler:
         self._add(llama_cpp.llama_sampler_init_dist(config.seed & 0xFFFFFFFF))
 
     def _add(self, link: Any) -> None:
-        llama_cpp.llama_sampler_chain_add(self._chain, link)
+        llama_cpp.llama_sampler_chain_add(self.chain, link)
 
     def sample(self, row: int = -1) -> int:
         """Pick the next token from the logits of a row of the last decode, and accept it."""
@@ -68,7 +68,7 @@ class Sampler:
 
     def sample_free(self, row: int = -1) -> int:
         """Pick a token as `sample` does, but without the grammar: what it is to follow comes."""
-        return int(llama_cpp.llama_sampler_sample(self._chain, self._context, row))
+        return int(llama_cpp.llama_sampler_sample(self.chain, self._context, row))
 
     def sample_unless(self, opening: int | None, row: int = -1) -> int:
         """Pick a token as `sample` does, or freely if that picks the one that opens a thought."""
@@ -86,7 +86,7 @@ class Sampler:
         self._fill(row)
         chosen = self._pick()
         if chosen is not None and chosen.id == opening:
-            llama_cpp.llama_sampler_accept(self._chain, chosen.id)
+            llama_cpp.llama_sampler_accept(self.chain, chosen.id)
             return int(chosen.id)
         if chosen is not None and not self._is_allowed(chosen.id):
             self._fill(row)
@@ -96,7 +96,7 @@ class Sampler:
         if chosen is None or not self._is_allowed(chosen.id):
             raise InferenceError('the model has no token that the grammar allows here')
         llama_cpp.llama_sampler_accept(self._grammar, chosen.id)
-        llama_cpp.llama_sampler_accept(self._chain, chosen.id)
+        llama_cpp.llama_sampler_accept(self.chain, chosen.id)
         return int(chosen.id)
 
     def _fill(self, row: int) -> None:
@@ -107,7 +107,7 @@ class Sampler:
     def _pick(self) -> Any:
         """Apply the chain to the candidates; return the one that it selects, if any."""
         array = _array(self._candidates)
-        llama_cpp.llama_sampler_apply(self._chain, ctypes.byref(array))
+        llama_cpp.llama_sampler_apply(self.chain, ctypes.byref(array))
         return array.data[array.selected] if array.selected >= 0 else None
 
     def _is_allowed(self, token: int) -> bool:
@@ -118,16 +118,16 @@ class Sampler:
 
     def reset(self) -> None:
         """Forget accepted tokens and start the random numbers again from the seed."""
-        llama_cpp.llama_sampler_reset(self._chain)
+        llama_cpp.llama_sampler_reset(self.chain)
         if self._grammar:
             llama_cpp.llama_sampler_reset(self._grammar)
 
     def close(self) -> None:
         """Free the chain; closing again does no harm."""
-        for sampler in (self._chain, self._grammar):
+        for sampler in (self.chain, self._grammar):
             if sampler:
                 llama_cpp.llama_sampler_free(sampler)
-        self._chain = self._grammar = None
+        self.chain = self._grammar = None
 
 
 def _array(candidates: npt.NDArray[Any]) -> Any:
@@ -140,13 +140,13 @@ def grammar_sampler(vocab: Any, grammar: str) -> Any:
     """Make llama.cpp's sampler of a GBNF grammar; the caller frees it.
 
     Raises:
-        ParameterError: it is no grammar.
+        ConstraintError: it is no grammar.
     """
     check_grammar_text(grammar)
     with Reason() as reason:
         sampler = llama_cpp.llama_sampler_init_grammar(vocab, grammar.encode(), b'root')
     if not sampler:
-        raise ParameterError(
+        raise ConstraintError(
             f'the grammar is no GBNF with a rule named root: {reason}; where llama.cpp'
             ' knows more, it is on stderr'
         )

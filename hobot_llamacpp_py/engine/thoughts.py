@@ -6,6 +6,7 @@ names. What follows it is the answer; from there on nothing is looked for any mo
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -93,12 +94,13 @@ def thought_format(vocabulary: Vocabulary, template: str = '') -> ThoughtFormat 
 
 
 class ThoughtSplitter:
-    """Parts the tokens of one answer into thought and answer, as bytes.
+    """Parts the tokens of one answer into thought and answer.
 
     Args:
         markers: how the model marks thoughts.
         piece: the bytes of a token, none for a control token.
         special: the bytes of a control token.
+        on_thought: called with each piece of the thought, as it is known.
         in_thought: the prompt has opened a thought already.
     """
 
@@ -107,50 +109,69 @@ class ThoughtSplitter:
         markers: ThoughtFormat,
         piece: Callable[[int], bytes],
         special: Callable[[int], bytes],
+        on_thought: Callable[[str], None],
         in_thought: bool,
     ) -> None:
+        self.markers = markers
         self.in_thought = in_thought
         """Whether what comes next belongs to a thought."""
         self.is_over = False
         """Whether the answer has begun: what follows need not be fed any more."""
-        self.tokens: list[int] = []
-        """Those that the answer has begun with, when it has."""
-        self._piece, self._special = piece, special
+        self._piece, self._special, self._on_thought = piece, special, on_thought
+        self._utf8 = codecs.getincrementaldecoder('utf-8')('replace')
         self._opens = [marker.encode() for marker in markers.opens]
         self._close = markers.close.encode()
         self._heads = [*self._opens, *(skipped.encode() for skipped in markers.skipped)]
         self._known = b''.join((*self._heads, self._close))
         self._held = b''
         self._has_marker = in_thought  # only white space around markers is no part of the answer
+        self._n_fed = 0
+        self._begun: list[int] = []  # the tokens that the answer begins with, if it does now
 
-    def feed(self, token: int) -> tuple[bytes, bytes]:
-        """Take the next token; return what is known by now of the thought, and of the answer."""
+    @property
+    def answer_tokens(self) -> list[int]:
+        """The tokens fed that the answer begins with, none as long as it has not begun."""
+        return self._begun if self.is_over else []
+
+    @property
+    def n_thinking(self) -> int:
+        """The tokens fed that are no part of the answer."""
+        return self._n_fed - len(self.answer_tokens)
+
+    def feed(self, token: int) -> bytes:
+        """Take the next token; return what is known by now of the answer."""
         text = self._piece(token)
         if not text:  # a control token is shown where markers are made of it
             text = self._special(token)
             text = text if text in self._known else b''
         self._held += text
-        self.tokens.append(token)
-        thought = b''
+        self._n_fed += 1
+        self._begun.append(token)
         while not self.is_over:
             if self.in_thought:
                 at = self._held.find(self._close)
                 if at < 0:
-                    thought += self._take(len(self._held) - _overlap(self._held, self._close))
+                    self._think(len(self._held) - _overlap(self._held, self._close))
                     break
-                thought += self._take(at)
+                self._think(at)
                 self._take(len(self._close))
                 self.in_thought = False
             elif not self._skip_head():
                 break
         if self._has_marker:
-            del self.tokens[:-1]
-        return thought, self._take(len(self._held)) if self.is_over else b''
+            del self._begun[:-1]
+        return self._take(len(self._held)) if self.is_over else b''
 
-    def finish(self) -> tuple[bytes, bytes]:
-        """Return what is left of thought and answer when there are no more tokens."""
-        held = self._take(len(self._held))
-        return (held, b'') if self.in_thought else (b'', held)
+    def finish(self) -> bytes:
+        """Return what is left of the answer when there are no more tokens."""
+        if self.in_thought:
+            self._think(len(self._held))
+        self.is_over = bool(self._held)
+        return self._take(len(self._held))
+
+    def _think(self, n: int) -> None:
+        if piece := self._utf8.decode(self._take(n)):
+            self._on_thought(piece)
 
     def _skip_head(self) -> bool:
         """Step over a marker before the answer; False where more has to come first."""

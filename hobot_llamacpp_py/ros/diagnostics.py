@@ -8,7 +8,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
-from hobot_llamacpp_py.engine.engine import Stats
+from hobot_llamacpp_py.engine import Stats
 
 __all__ = ['Diagnostics', 'timings']
 

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from enum import Enum
 
-from hobot_llamacpp_py.engine.decoder import CancelToken
+from hobot_llamacpp_py.engine import CancelToken
 from hobot_llamacpp_py.errors import CancelledError, ImageError
-from hobot_llamacpp_py.ros.images import Frame
+from hobot_llamacpp_py.ros.frame import Frame
 from hobot_llamacpp_py.ros.inbox import Inbox
-from hobot_llamacpp_py.ros.timeline import Sight
+from hobot_llamacpp_py.ros.sight import Sight
 
 __all__ = ['Demand', 'Frames']
 
@@ -155,22 +155,25 @@ class Frames:
 
         Args:
             cancel: with a token, a frame that is just being encoded is waited for.
-            newest: an encoded frame will not do if a newer one has come meanwhile.
+            newest: an encoded frame will not do if a newer one has come by now.
         """
         inbox = self._inbox
         if newest:
             self.look()
+
+        def will_do(frame: Frame) -> bool:
+            return frame.is_fresh(max_age) and wanted in (None, frame)
+
         with inbox.changed:
-            if newest and self._encoded and self._encoded.frame is not self._newest:
-                self._encoded = None
+            wanted = self._newest if newest else None
             while True:
                 sight, self._encoded, self._has_news = self._encoded, None, False
                 inbox.changed.notify_all()  # an eager lookout waits for that
                 frame = sight and sight.frame
-                if frame and frame.is_fresh(max_age) and frame.received >= self._shown:
+                if frame and frame.received >= self._shown and will_do(frame):
                     self._shown = frame.received
                     return sight
-                awaited = cancel and self._looked_at and self._looked_at.is_fresh(max_age)
+                awaited = cancel and self._looked_at and will_do(self._looked_at)
                 if not awaited or inbox.is_closed or (cancel and cancel.is_set()):
                     return None
                 inbox.changed.wait()

@@ -1,37 +1,27 @@
-"""Image messages: taken from whatever a topic has, when they are wanted, and converted to BGR."""
+"""The image topic: what it has is found out, and taken from the middleware when it is wanted."""
 
 from __future__ import annotations
 
-import functools
 import logging
-import sys
 import threading
 import time
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
-import numpy as np
-import numpy.typing as npt
 from rclpy.callback_groups import CallbackGroup
 from rclpy.exceptions import InvalidHandle
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
-from std_msgs.msg import Header
 
-from hobot_llamacpp_py.errors import ImageError, ParameterError
-from hobot_llamacpp_py.vision.image_file import decoded, nv12_to_bgr
+from hobot_llamacpp_py.errors import ParameterError
+from hobot_llamacpp_py.ros.frame import Frame
 from hobot_llamacpp_py.vision.tensors import text_of
 
 __all__ = [
-    'Frame',
     'ImageSubscription',
     'SubscriptionEventCallbacks',
-    'compressed_to_bgr',
-    'hbm_to_bgr',
     'image_sources',
-    'image_to_bgr',
     'shared_memory_sources',
     'steady_time',
 ]
@@ -48,37 +38,6 @@ SHARED_MEMORY_TOPIC = '/hbmem_img'
 # Frames that wait in the middleware. One that is just arriving in fragments has a place already:
 # with a depth of 1 there would be nothing to take meanwhile.
 DEPTH = 3
-
-
-@dataclass(frozen=True)
-class Frame:
-    """An image message as it came; it is converted only when a prompt asks for it."""
-
-    message: Any
-    received: float
-    """Time of reception on the steady clock, in seconds."""
-
-    def is_fresh(self, max_age: float) -> bool:
-        """Tell whether it was received at most `max_age` seconds ago; 0: any age will do."""
-        return not 0 < max_age < time.monotonic() - self.received
-
-    def bgr(self) -> npt.NDArray[np.uint8]:
-        """Convert to BGR [h, w, 3].
-
-        Raises:
-            ImageError: the message is damaged or of an unknown encoding.
-        """
-        if isinstance(self.message, CompressedImage):
-            return compressed_to_bgr(self.message)
-        if isinstance(self.message, Image):
-            return image_to_bgr(self.message)
-        return hbm_to_bgr(self.message)
-
-    def header(self) -> Header:
-        """Return the image's header; one from shared memory has an index instead of a frame id."""
-        if isinstance(self.message, (CompressedImage, Image)):
-            return self.message.header
-        return Header(stamp=self.message.time_stamp, frame_id=str(self.message.index))
 
 
 @dataclass(frozen=True)
@@ -279,11 +238,13 @@ class ImageSubscription:
         arguments = (source.message_type, source.topic, lambda message: None, qos)
         # Waiting for an event would wake the executor for each frame that is not taken, too.
         events = SubscriptionEventCallbacks(message_lost=_ignore, use_default_callbacks=False)
-        options = dict(callback_group=_Dormant())
+        group = _Dormant()
         try:
-            return self._node.create_subscription(*arguments, event_callbacks=events, **options)
+            return self._node.create_subscription(
+                *arguments, callback_group=group, event_callbacks=events
+            )
         except UnsupportedEventTypeError:  # not every middleware tells what it loses
-            return self._node.create_subscription(*arguments, **options)
+            return self._node.create_subscription(*arguments, callback_group=group)
 
     def _count_lost(self) -> None:
         all_ready = _AllReady()
@@ -334,149 +295,3 @@ def _common(wanted: Any, offered: list[Any]) -> Any:
         DurabilityPolicy.TRANSIENT_LOCAL: DurabilityPolicy.VOLATILE,
     }
     return wanted if all(policy == wanted for policy in offered) else weaker[wanted]
-
-
-# encoding: number type, numbers a pixel, conversion to BGR (None: is BGR already)
-_ENCODINGS: dict[str, tuple[type, int, int | None]] = {
-    'bgr8': (np.uint8, 3, None),
-    '8UC3': (np.uint8, 3, None),
-    'rgb8': (np.uint8, 3, cv2.COLOR_RGB2BGR),
-    'bgra8': (np.uint8, 4, cv2.COLOR_BGRA2BGR),
-    '8UC4': (np.uint8, 4, cv2.COLOR_BGRA2BGR),
-    'rgba8': (np.uint8, 4, cv2.COLOR_RGBA2BGR),
-    'mono8': (np.uint8, 1, cv2.COLOR_GRAY2BGR),
-    '8UC1': (np.uint8, 1, cv2.COLOR_GRAY2BGR),
-    'mono16': (np.uint16, 1, cv2.COLOR_GRAY2BGR),
-    '16UC1': (np.uint16, 1, cv2.COLOR_GRAY2BGR),
-    'yuv422': (np.uint8, 2, cv2.COLOR_YUV2BGR_UYVY),
-    'uyvy': (np.uint8, 2, cv2.COLOR_YUV2BGR_UYVY),
-    'yuv422_yuy2': (np.uint8, 2, cv2.COLOR_YUV2BGR_YUY2),
-    'yuyv': (np.uint8, 2, cv2.COLOR_YUV2BGR_YUY2),
-    # OpenCV names a Bayer pattern after its second row, ROS after its first.
-    'bayer_rggb8': (np.uint8, 1, cv2.COLOR_BayerBG2BGR),
-    'bayer_bggr8': (np.uint8, 1, cv2.COLOR_BayerRG2BGR),
-    'bayer_gbrg8': (np.uint8, 1, cv2.COLOR_BayerGR2BGR),
-    'bayer_grbg8': (np.uint8, 1, cv2.COLOR_BayerGB2BGR),
-    'bayer_rggb16': (np.uint16, 1, cv2.COLOR_BayerBG2BGR),
-    'bayer_bggr16': (np.uint16, 1, cv2.COLOR_BayerRG2BGR),
-    'bayer_gbrg16': (np.uint16, 1, cv2.COLOR_BayerGR2BGR),
-    'bayer_grbg16': (np.uint16, 1, cv2.COLOR_BayerGB2BGR),
-}
-
-
-def image_to_bgr(message: Image) -> npt.NDArray[np.uint8]:
-    """Convert a sensor_msgs/Image to BGR [h, w, 3], without a copy where it is BGR already.
-
-    Raises:
-        ImageError: unknown encoding, or size, step and data do not fit each other.
-    """
-    encoding, width, height = message.encoding, message.width, message.height
-    data = np.frombuffer(message.data, np.uint8)
-    if encoding == 'nv12':
-        return _nv12(data, width, height, message.step)
-    if encoding not in _ENCODINGS:
-        raise ImageError(
-            f'images with encoding {encoding!r} are not supported; known are nv12,'
-            f' {", ".join(_ENCODINGS)}'
-        )
-    dtype, channels, conversion = _ENCODINGS[encoding]
-    what = f'an image of {width}x{height} with encoding {encoding}'
-    rows = _rows(data, (height, width, channels), dtype, message.step, what)
-    if conversion is None:
-        return rows
-    if channels == 2 and width % 2:
-        raise ImageError(f'an image with encoding {encoding} has odd width {width}')
-    bridge = _cv_bridge()
-    # Some releases of cv_bridge overlook the padding of rows and would skew the picture.
-    if bridge is not None and rows.flags.c_contiguous:
-        try:
-            return bridge.imgmsg_to_cv2(message, 'bgr8')
-        except Exception as error:  # releases differ in the encodings and steps that they know
-            log.debug('cv_bridge cannot convert %s: %s', encoding, error)
-    if dtype is np.uint16:
-        if bool(message.is_bigendian) != (sys.byteorder == 'big'):
-            rows = rows.byteswap()
-        # OpenCV takes no rows that begin in the middle of a number, as with an odd step.
-        rows = cv2.convertScaleAbs(np.require(rows, requirements='A'), alpha=255 / 65535)
-    try:
-        return cv2.cvtColor(rows, conversion)  # type: ignore[return-value]
-    except cv2.error as error:
-        raise ImageError(
-            f'an image of {width}x{height} with encoding {encoding} cannot be converted:'
-            f' {error.err}'
-        ) from None
-
-
-def hbm_to_bgr(message: Any) -> npt.NDArray[np.uint8]:
-    """Convert a hbm_img_msgs/HbmMsg1080P, which must be NV12, to BGR [h, w, 3].
-
-    Raises:
-        ImageError: another encoding, or size, step and data do not fit each other.
-    """
-    # Zero-padded; as in C, what stands behind the first zero does not count.
-    encoding = bytes(message.encoding).partition(b'\0')[0].decode('ascii', 'replace')
-    if encoding != 'nv12':
-        raise ImageError(
-            f'an image from shared memory has encoding {encoding!r}; only nv12 is supported there:'
-            ' set the camera to nv12'
-        )
-    used = np.frombuffer(message.data, np.uint8)[: message.data_size]
-    return _nv12(used, message.width, message.height, message.step)
-
-
-def compressed_to_bgr(message: CompressedImage) -> npt.NDArray[np.uint8]:
-    """Decode a sensor_msgs/CompressedImage (jpeg, png ...) to BGR [h, w, 3].
-
-    Raises:
-        ImageError: the data is not a picture.
-    """
-    bgr = decoded(message.data)
-    if bgr is None:
-        raise ImageError(
-            f'a compressed image of {len(message.data)} bytes with format {message.format!r}'
-            ' cannot be decoded; jpeg and png are supported'
-        )
-    return bgr
-
-
-@functools.cache
-def _cv_bridge() -> Any:
-    """Return ROS' own converter where it is installed and fits this numpy, else None."""
-    try:
-        from cv_bridge import CvBridge
-
-        return CvBridge()
-    except Exception:  # it is compiled for one numpy and fails in many ways with another
-        return None
-
-
-def _nv12(
-    data: npt.NDArray[np.uint8], width: int, height: int, step: int
-) -> npt.NDArray[np.uint8]:
-    """Convert the bytes of an NV12 image to BGR [h, w, 3]."""
-    what = f'an image of {width}x{height} with encoding nv12'
-    if width % 2 or height % 2:
-        raise ImageError(f'{what} is impossible: both must be even')
-    return nv12_to_bgr(_rows(data, (height * 3 // 2, width, 1), np.uint8, step, what)[:, :, 0])
-
-
-def _rows(
-    data: npt.NDArray[np.uint8], shape: tuple[int, int, int], dtype: type, step: int, what: str
-) -> npt.NDArray[Any]:
-    """View bytes as numbers [n_rows, width, channels], one row every `step` bytes; no copy.
-
-    A step of 0 means rows without padding. `what` names the image in an error.
-    """
-    n_rows, width, channels = shape
-    item = np.dtype(dtype).itemsize
-    row_bytes = width * channels * item
-    step = step or row_bytes
-    if not row_bytes or not n_rows or step < row_bytes:
-        raise ImageError(f'{what} and step {step} is impossible: a row has {row_bytes} bytes')
-    needed = step * (n_rows - 1) + row_bytes
-    if data.size < needed:
-        raise ImageError(
-            f'{what} and step {step} needs {needed} bytes, the message has {data.size}'
-        )
-    strides = (step, channels * item, item)
-    return np.ndarray(shape, dtype, data, strides=strides)

@@ -14,7 +14,8 @@ class Work(Enum):
     """What there is to do."""
 
     PROMPT = 'prompt'
-    FRAME = 'frame'
+    SIGHT = 'sight'
+    """The lookout has a frame encoded."""
     END = 'end'
 
 
@@ -29,6 +30,12 @@ class Inbox:
         self._size = prompt_queue_size
         self._prompts: deque[str] = deque()
 
+    @property
+    def is_full(self) -> bool:
+        """Whether a prompt would be refused."""
+        with self.changed:
+            return len(self._prompts) >= self._size
+
     def put_prompt(self, prompt: str) -> bool:
         """Queue a prompt; False, and counted, if the queue is full."""
         with self.changed:
@@ -39,14 +46,14 @@ class Inbox:
             self.changed.notify_all()
             return True
 
-    def wait(self, is_frame_ready: Callable[[], bool]) -> Work:
-        """Wait for a prompt, else for a frame."""
+    def wait(self, has_sight: Callable[[], bool]) -> Work:
+        """Wait for a prompt, else for a frame that was encoded."""
         with self.changed:
             while not self.is_closed:
                 if self._prompts:
                     return Work.PROMPT
-                if is_frame_ready():
-                    return Work.FRAME
+                if has_sight():
+                    return Work.SIGHT
                 self.changed.wait()
             return Work.END
 

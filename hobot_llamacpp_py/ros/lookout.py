@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from hobot_llamacpp_py.engine.engine import Engine
-from hobot_llamacpp_py.errors import one_line
+from hobot_llamacpp_py.engine import Engine
+from hobot_llamacpp_py.ros.frame import Frame
 from hobot_llamacpp_py.ros.frames import Demand, Frames
-from hobot_llamacpp_py.ros.images import Frame
-from hobot_llamacpp_py.ros.timeline import Sight, Stopwatch, see
+from hobot_llamacpp_py.ros.parameters import explained
+from hobot_llamacpp_py.ros.sight import Sight, see
+from hobot_llamacpp_py.ros.timeline import Stopwatch
 
 __all__ = ['Lookout']
 
@@ -49,7 +50,7 @@ class Lookout(threading.Thread):
                 self._engine.encode_ahead(seen.picture).result()
                 sight = replace(seen, infer=watch.read())
             except Exception as error:
-                line = one_line(error)
+                line = explained(error)
                 if line != last_error and not self._frames.is_closed:
                     log.warning('a frame cannot be prepared: %s', line)
                 last_error = line

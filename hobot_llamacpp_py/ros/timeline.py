@@ -1,16 +1,11 @@
-"""When the steps of an answer happened, and for how long."""
+"""When something happened, and for how long."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from hobot_llamacpp_py.engine.engine import Stats
-from hobot_llamacpp_py.ros.images import Frame
-from hobot_llamacpp_py.vision.picture import Picture
-
-__all__ = ['Interval', 'Sight', 'Stopwatch', 'see', 'steps']
+__all__ = ['Interval', 'Stopwatch']
 
 
 @dataclass(frozen=True)
@@ -42,48 +37,3 @@ class Stopwatch:
     def read(self) -> Interval:
         """Return the time from the start until now."""
         return Interval(self._wall, time.monotonic_ns() - self._steady)
-
-
-@dataclass
-class Sight:
-    """What a question is about: a picture, the frame that it came with, and when it was seen."""
-
-    picture: Picture
-    frame: Frame | None
-    preprocess: Interval
-    infer: Interval | None = None
-    """When the encoder ran, if that was before the question."""
-
-    def is_fresh(self, max_age: float) -> bool:
-        """Tell whether its frame was received at most `max_age` seconds ago; 0: any age."""
-        return self.frame is None or self.frame.is_fresh(max_age)
-
-
-def see(frame: Frame | None, read: Callable[[], Picture]) -> Sight:
-    """Read a picture, and note when that was."""
-    watch = Stopwatch()
-    return Sight(read(), frame, watch.read())
-
-
-def steps(sight: Sight | None, answering: Interval, stats: Stats) -> dict[str, Interval]:
-    """Part an answer into steps, named as TogetheROS names them; none overlaps another.
-
-    preprocess: the picture is read or converted and fitted to the encoder's input.
-    predict_infer: the encoder runs; next to no time if it knows the picture already.
-    predict_parse: the prompt is decoded, up to the first token of the answer.
-    postprocess: the rest of the answer is decoded and published.
-
-    The first two are missing in a text chat. They lie before the question where the picture was
-    prepared; otherwise they follow each other without a gap worth mentioning.
-    """
-    encoding = answering.first(stats.encode_s)
-    until_first_token = answering.first(max(stats.first_token_s, stats.encode_s))
-    found = {
-        'predict_parse': until_first_token.after(encoding),
-        'postprocess': answering.after(until_first_token),
-    }
-    if sight is None:
-        return found
-    # Where the picture was prepared, the encoder has nothing left to do now.
-    infer = max(sight.infer or encoding, encoding, key=lambda interval: interval.duration)
-    return {'preprocess': sight.preprocess, 'predict_infer': infer, **found}

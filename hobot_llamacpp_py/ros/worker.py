@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from hobot_llamacpp_py.config import ChatConfig
-from hobot_llamacpp_py.engine.chat import Chat
-from hobot_llamacpp_py.engine.decoder import CancelToken
-from hobot_llamacpp_py.engine.engine import Answer, Engine
-from hobot_llamacpp_py.errors import CancelledError, PromptError, one_line
-from hobot_llamacpp_py.files import grammar_text, system_prompt_text
-from hobot_llamacpp_py.parameters import Parameters
-from hobot_llamacpp_py.ros.frames import Demand, Frames
-from hobot_llamacpp_py.ros.images import Frame
+from hobot_llamacpp_py.engine import Answer, CancelToken, Chat, ChatConfig, Engine
+from hobot_llamacpp_py.errors import CancelledError, PromptError
 from hobot_llamacpp_py.ros.inbox import Inbox, Work
-from hobot_llamacpp_py.ros.lookout import Lookout
-from hobot_llamacpp_py.ros.timeline import Interval, Sight, Stopwatch, see, steps
-from hobot_llamacpp_py.vision.picture import Picture
+from hobot_llamacpp_py.ros.parameters import Parameters, explained
+from hobot_llamacpp_py.ros.picture_source import PictureSource
+from hobot_llamacpp_py.ros.sight import Sight
+from hobot_llamacpp_py.ros.timeline import Interval, Stopwatch
 
-__all__ = ['Listener', 'Worker']
+__all__ = ['Listener', 'Worker', 'WorkerSettings']
 
 log = logging.getLogger(__name__)
 
@@ -40,13 +34,12 @@ _STILL_THINKING = {
     'context': 'the model was still thinking when the context was full: raise n_ctx, or set'
     ' thinking to off',
 }
-PUNCTUATION = ' \t\n,.!?;:，。！？；：、…~～'
 
 
 class Listener(Protocol):
     """Whom the worker tells what happens; all calls come from the inference thread."""
 
-    def on_ready(self, engine: Engine) -> None:
+    def on_ready(self) -> None:
         """Note that the models are loaded."""
 
     def on_fatal(self, error: str) -> None:
@@ -61,10 +54,8 @@ class Listener(Protocol):
     def on_thought(self, piece: str) -> None:
         """Take the next piece of what the model thinks before it answers."""
 
-    def on_answer(
-        self, prompt: str, answer: Answer, frame: Frame | None, steps: Mapping[str, Interval]
-    ) -> None:
-        """Take a whole answer, when its steps happened, and its frame, if that is from a topic."""
+    def on_answer(self, answer: Answer, sight: Sight | None, answering: Interval) -> None:
+        """Take a whole answer, when it was given, and what it is about, None in a text chat."""
 
     def on_cancelled(self, prompt: str, reason: str) -> None:
         """Note that a prompt was cancelled before there was any text."""
@@ -73,34 +64,44 @@ class Listener(Protocol):
         """Note that a prompt failed."""
 
 
+class WorkerSettings(Protocol):
+    """What the worker reads of the settings; the next prompt sees what has changed."""
+
+    @property
+    def current(self) -> Parameters:
+        """The parameters."""
+
+    def chat_config(self) -> ChatConfig:
+        """Return how conversations are held."""
+
+
 class Worker(threading.Thread):
-    """Owns the engine. Everything it shares with other threads is the inbox and cancel tokens.
+    """Owns the engine; everything that takes time happens in here.
 
     Args:
         load: loads the models.
-        read_image: reads the picture of feed_type 0.
-        parameters: may be replaced at any time; the next prompt sees the new ones.
-        frames: those of the camera, for feed_type 1.
+        settings: may change at any time.
+        inbox: what waits to be done.
+        source: gives what questions are about.
+        listener: is told what happens.
     """
 
     def __init__(
         self,
         load: Callable[[], Engine],
-        read_image: Callable[[Engine], Picture],
-        parameters: Parameters,
+        settings: WorkerSettings,
         inbox: Inbox,
-        frames: Frames | None,
+        source: PictureSource,
         listener: Listener,
     ) -> None:
         # A daemon: native code that does not return must not keep the process alive.
         super().__init__(name='inference', daemon=True)
-        self.parameters = parameters
         self.state = 'loading'
-        self._load, self._read_image = load, read_image
-        self._inbox, self._frames, self._listener = inbox, frames, listener
+        self.engine: Engine | None = None
+        """The loaded models; None until they are, or when the thread has ended."""
+        self._load, self._settings = load, settings
+        self._inbox, self._source, self._listener = inbox, source, listener
         self._chat: Chat | None = None
-        self._local: Sight | None = None
-        self._prepared: Sight | None = None
         self._running: CancelToken | None = None
         self._lock = threading.Lock()
 
@@ -130,101 +131,77 @@ class Worker(threading.Thread):
         try:
             engine = self._load()
         except Exception as error:
-            self._listener.on_fatal(one_line(error))
+            self._listener.on_fatal(explained(error))
             return
         with engine:
             try:
-                self._prepare(engine)
+                # Before the first prompt comes: the system prompt, and a local image.
+                self._chat = Chat(engine, self._settings.chat_config())
+                self._prepare(self._source.open(engine))
             except Exception as error:
-                self._listener.on_fatal(one_line(error))
+                self._listener.on_fatal(explained(error))
                 return
-            if self._frames and (self.parameters.continuous or self._prepares_ahead):
-                period = self.parameters.pre_infer_period
-                Lookout(engine, self._frames, period, self._demand).start()
-            self._listener.on_ready(engine)
+            self.engine = engine
+            self._listener.on_ready()
             while (work := self._wait()) is not Work.END:
                 try:
                     self._work(work)
                 except Exception as error:
                     log.error('a result could not be published: %s', error)
+            self.engine = None
 
     def _wait(self) -> Work:
         self.state = 'idle'
-        return self._inbox.wait(lambda: self._frames is not None and self._frames.has_news())
-
-    @property
-    def _asks_again(self) -> bool:
-        """Whether the same question is asked about frame after frame."""
-        return self.parameters.continuous and bool(self.parameters.user_prompt.strip())
-
-    @property
-    def _prepares_ahead(self) -> bool:
-        """Whether frames are prepared as they come: with pre_infer and without a wake word."""
-        return bool(self.parameters.pre_infer) and not _words(self.parameters.wake_words)
-
-    def _demand(self) -> Demand:
-        if self._asks_again:
-            return Demand.EAGER
-        return Demand.REGULAR if self._prepares_ahead else Demand.NONE
+        return self._inbox.wait(self._source.has_news)
 
     def _work(self, work: Work) -> None:
+        parameters = self._settings.current
         if work is Work.PROMPT:
             prompt = self._inbox.take_prompt()
-            if self._is_wake_word(prompt):
-                self._wake(prompt)
+            if parameters.is_wake_word(prompt):
+                log.info('preparing, for the wake word %s', prompt)
+                self._prepare_for_question(asked=True)
             else:
-                self._take(prompt, newest=not self._prepares_ahead)
-        elif self._asks_again:
-            self._take(self.parameters.user_prompt)
-        elif self._frames:
-            encoded = self._frames.take_encoded(self.parameters.max_image_age)
-            if encoded and self._prepares_ahead:
-                self._prepare_for_question(lambda cancel: encoded)
+                self._take(prompt, newest=not parameters.prepares_ahead)
+        elif parameters.asks_again:
+            self._take(parameters.user_prompt, newest=False)
+        else:
+            self._prepare_for_question(asked=False)
 
-    def _prepare(self, engine: Engine) -> None:
-        """Do before the first prompt what can be done: the system prompt, and a local image."""
-        config = _chat_config(self.parameters)
-        if config.sampling.grammar:
-            engine.decoder.check_grammar(config.sampling.grammar)
-        self._chat = Chat(engine, config)
-        if self.parameters.feed_type == 0:
-            self._local = see(None, lambda: self._read_image(engine))
-        self._prepare_sight(self._local)
-
-    def _prepare_sight(self, sight: Sight | None, cancel: CancelToken | None = None) -> None:
+    def _prepare(self, sight: Sight | None, cancel: CancelToken | None = None) -> None:
         assert self._chat is not None
         watch = Stopwatch()
-        stats = self._chat.prepare(sight and sight.picture, cancel)
+        stats = self._chat.prepare(sight.picture if sight else None, cancel)
         if sight and sight.infer is None:
             sight.infer = watch.read().first(stats.encode_s)
 
-    def _prepare_for_question(self, find: Callable[[CancelToken], Sight]) -> None:
+    def _prepare_for_question(self, *, asked: bool) -> None:
         """Encode and decode a frame, so that a question about it finds the work done."""
-        assert self._chat is not None
         self.state = 'preparing'
         with self._cancellable() as cancel:
             try:
-                sight = find(cancel)
-                self._prepare_sight(sight, cancel)
-                self._prepared = sight
+                if sight := self._source.prepare(cancel, asked=asked):
+                    self._prepare(sight, cancel)
             except CancelledError:
                 pass
             except Exception as error:
-                log.warning('a frame cannot be prepared: %s', one_line(error))
+                log.warning('a frame cannot be prepared: %s', explained(error))
 
-    def _take(self, prompt: str, *, newest: bool = False) -> None:
+    def _take(self, prompt: str, *, newest: bool) -> None:
         """Answer one prompt; whatever goes wrong becomes one line, and the thread lives on.
 
         Args:
             newest: about the newest frame, though another one may be encoded already.
         """
-        with self._cancellable() as cancel:
-            try:
-                self._answer(prompt, cancel, newest)
-            except CancelledError as error:
-                self._listener.on_cancelled(prompt, str(error))
-            except Exception as error:
-                self._listener.on_error(prompt, one_line(error))
+        try:
+            with self._cancellable() as cancel:
+                given = self._answer(prompt, cancel, newest)
+            # Whoever reads the answer has nothing left to cancel.
+            self._listener.on_answer(*given)
+        except CancelledError as error:
+            self._listener.on_cancelled(prompt, str(error))
+        except Exception as error:
+            self._listener.on_error(prompt, explained(error))
 
     @contextmanager
     def _cancellable(self) -> Iterator[CancelToken]:
@@ -238,28 +215,18 @@ class Worker(threading.Thread):
             with self._lock:
                 self._running = None
 
-    def _is_wake_word(self, prompt: str) -> bool:
-        """Tell whether a prompt is to be prepared for, and not to be answered."""
-        parameters = self.parameters
-        if not parameters.pre_infer or parameters.feed_type == 2 or parameters.once:
-            return False
-        return prompt.strip(PUNCTUATION) in _words(parameters.wake_words)
-
-    def _wake(self, word: str) -> None:
-        log.info('preparing, for the wake word %s', word)
-        if frames := self._frames:  # a local image is prepared already
-            self._prepare_for_question(lambda cancel: self._newest(frames, cancel))
-
-    def _answer(self, prompt: str, cancel: CancelToken, newest: bool) -> None:
+    def _answer(
+        self, prompt: str, cancel: CancelToken, newest: bool
+    ) -> tuple[Answer, Sight | None, Interval]:
         assert self._chat is not None
         if not prompt.strip():
             raise PromptError('the prompt is empty')
-        parameters = self.parameters
-        self._chat.config = _chat_config(parameters)
+        self._chat.config = self._settings.chat_config()
         self._listener.on_prompt(prompt)
-        sight = self._sight(self._frames, cancel, newest) if self._frames else self._local
+        self.state = 'waiting for an image'
+        sight = self._source.next(cancel, newest=newest)
         self.state = 'answering'
-        answer = self._chat.ask(prompt, sight and sight.picture, cancel)
+        answer = self._chat.ask(prompt, sight.picture if sight else None, cancel)
         answer.on_thought = self._listener.on_thought
         watch = Stopwatch()
         for piece in answer:
@@ -272,33 +239,4 @@ class Worker(threading.Thread):
             raise PromptError('the model gave an empty answer')
         if self._chat.config.sampling.grammar and answer.finish != 'stop':
             raise PromptError(_CUT[answer.finish] + answer.text)
-        times = steps(sight, watch.read(), answer.stats)
-        self._listener.on_answer(prompt, answer, sight and sight.frame, times)
-
-    def _sight(self, frames: Frames, cancel: CancelToken, newest: bool) -> Sight:
-        """Return what a question is about: a frame prepared, or just encoded, or the newest."""
-        max_age = self.parameters.max_image_age
-        prepared, self._prepared = self._prepared, None  # one preparation, one question
-        if prepared and prepared.is_fresh(max_age) and not frames.last_failed:
-            return prepared
-        self.state = 'waiting for an image'
-        encoded = frames.take_encoded(max_age, cancel, newest=newest)
-        return encoded or self._newest(frames, cancel)
-
-    def _newest(self, frames: Frames, cancel: CancelToken) -> Sight:
-        assert self._chat is not None
-        engine, parameters = self._chat.engine, self.parameters
-        frame = frames.wait_for_newest(parameters.image_timeout, parameters.max_image_age, cancel)
-        return see(frame, lambda: engine.picture(frame.bgr()))
-
-
-def _chat_config(parameters: Parameters) -> ChatConfig:
-    return parameters.chat_config(
-        system_prompt_text(parameters.system_prompt),
-        grammar_text(parameters.json_schema, parameters.grammar),
-    )
-
-
-def _words(text: str) -> set[str]:
-    """Split a `;`-separated list of words."""
-    return {word.strip() for word in text.split(';')} - {''}
+        return answer, sight, watch.read()

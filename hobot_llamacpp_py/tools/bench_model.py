@@ -156,7 +156,7 @@ def _random_q4_0(
     # Two numbers a byte, from -7 to 7 and stored 8 higher. No -8: the mean has to be zero, or the
     # layers would all push into one direction.
     numbers = np.array([8, *range(1, 16)], np.uint8)
-    pairs = (numbers[:, np.newaxis] << 4 | numbers).ravel()
+    pairs = (numbers[:, np.newaxis] * 16 + numbers).ravel().astype(np.uint8)
     data = pairs[np.frombuffer(rng.bytes(rows * columns // 2), np.uint8)]
     return _with_scale(data.reshape(rows, -1, _BLOCK // 2), std / (numbers - 8.0).std())
 
@@ -164,7 +164,9 @@ def _random_q4_0(
 def _sparse_q4_0(weight: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     """Quantise a matrix of zeros and one other number."""
     blocks = np.where(weight != 0, 0, 8).astype(np.uint8).reshape(len(weight), -1, 2, _BLOCK // 2)
-    return _with_scale(blocks[:, :, 0] | blocks[:, :, 1] << 4, float(-weight.max() / 8))
+    return _with_scale(
+        (blocks[:, :, 0] + blocks[:, :, 1] * 16).astype(np.uint8), float(-weight.max() / 8)
+    )
 
 
 def _with_scale(blocks: npt.NDArray[np.uint8], scale: float) -> npt.NDArray[np.uint8]:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,20 @@ import rclpy
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 
-from hobot_llamacpp_py.config import DecoderConfig
+from hobot_llamacpp_py.config import ChatConfig, DecoderConfig
 from hobot_llamacpp_py.engine import Answer, Engine
 from hobot_llamacpp_py.engine.decoder import Decoder
 from hobot_llamacpp_py.errors import VlmError
 from hobot_llamacpp_py.files import share_directory
-from hobot_llamacpp_py.parameters import Parameters
-from hobot_llamacpp_py.ros.frames import Frames
-from hobot_llamacpp_py.ros.images import Frame
+from hobot_llamacpp_py.ros.frame import Frame
 from hobot_llamacpp_py.ros.inbox import Inbox
+from hobot_llamacpp_py.ros.parameters import Parameters
+from hobot_llamacpp_py.ros.picture_source import CameraFrames
+from hobot_llamacpp_py.ros.sight import Sight
+from hobot_llamacpp_py.ros.timeline import Interval
 from hobot_llamacpp_py.ros.worker import Worker
 from hobot_llamacpp_py.tools.bars import Bar, print_verdicts
-from hobot_llamacpp_py.tools.bench import StandInEncoder
+from hobot_llamacpp_py.tools.bench_engine import StandInEncoder
 from hobot_llamacpp_py.tools.bench_model import write_model
 
 __all__ = ['main']
@@ -180,7 +182,7 @@ class _Listener:
         self.ends: list[float] = []
         self.error = ''
 
-    def on_ready(self, engine: Engine) -> None:
+    def on_ready(self) -> None:
         """Do nothing."""
 
     def on_prompt(self, prompt: str) -> None:
@@ -192,9 +194,7 @@ class _Listener:
     def on_thought(self, piece: str) -> None:
         """Do nothing."""
 
-    def on_answer(
-        self, prompt: str, answer: Answer, frame: Frame | None, steps: Mapping[str, Any]
-    ) -> None:
+    def on_answer(self, answer: Answer, sight: Sight | None, answering: Interval) -> None:
         """Note an answer."""
         self.ends.append(time.monotonic())
 
@@ -219,13 +219,31 @@ class _Listener:
         return (self.ends[n] - self.ends[0]) / n
 
 
-def _drawn_frames() -> Iterator[Frame]:
-    """Yield a new frame each time, of the encoder's size."""
-    rng = np.random.default_rng(0)
-    while True:
-        data = rng.integers(0, 256, 448 * 448 * 3, np.uint8).tobytes()
+class _Settings:
+    """The node's, without a node."""
+
+    def __init__(self, current: Parameters) -> None:
+        self.current = current
+
+    def chat_config(self) -> ChatConfig:
+        """Return how conversations are held."""
+        return self.current.chat_config('')
+
+
+class _DrawnImages:
+    """Has a new frame each time, of the encoder's size."""
+
+    taken = lost = 0
+    description = 'the benchmark'
+
+    def __init__(self) -> None:
+        self._rng = np.random.default_rng(0)
+
+    def take(self) -> Frame:
+        """Draw a frame."""
+        data = self._rng.integers(0, 256, 448 * 448 * 3, np.uint8).tobytes()
         image = Image(width=448, height=448, step=448 * 3, encoding='bgr8', data=data)
-        yield Frame(image, time.monotonic())
+        return Frame(image, time.monotonic())
 
 
 def _continuous(llm: Path, n_threads: int, n_answers: int) -> dict[str, float]:
@@ -234,19 +252,19 @@ def _continuous(llm: Path, n_threads: int, n_answers: int) -> dict[str, float]:
     parameters = Parameters(
         feed_type=1, continuous=True, user_prompt='Why?!', temperature=0.0, max_tokens=16
     )
-    times = []
+    settings, times = _Settings(parameters), list[float]()
     for _ in range(2):  # without the encoder's time, then with as much as an answer took
         decoder = Decoder(llm, config)
         encoder = StandInEncoder(decoder.n_embd)
         encoder.seconds = times[0] if times else 0.0
-        frames, inbox, listener = _drawn_frames(), Inbox(8), _Listener()
+        inbox, listener = Inbox(8), _Listener()
         engine = Engine(decoder, encoder)
+        source = CameraFrames(_DrawnImages(), inbox, lambda: parameters)
         worker = Worker(
             lambda engine=engine: engine,  # type: ignore[misc]
-            lambda engine: next(iter(())),
-            parameters,
+            settings,
             inbox,
-            Frames(frames.__next__, lambda: 'the benchmark', inbox),
+            source,
             listener,
         )
         worker.start()

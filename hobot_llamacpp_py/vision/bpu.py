@@ -43,10 +43,8 @@ class Board:
         """Return the board's binding: what the first importer gives that does not fail.
 
         Raises:
-            ModelFileError: the file is not there, or no binding can be imported: why, what to do.
+            ModelFileError: none can be imported: why, and what to do.
         """
-        if not path.is_file():
-            raise ModelFileError(f'{path}: no such file')
         problems = []
         for import_it in importers:
             try:

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hobot_llamacpp_py.config import EncoderConfig
 from hobot_llamacpp_py.errors import InferenceError, ModelFileError
+from hobot_llamacpp_py.families import ModelFamily
 from hobot_llamacpp_py.vision.bpu import Board, cause
 from hobot_llamacpp_py.vision.preprocess import normalise
 from hobot_llamacpp_py.vision.tensors import (
@@ -35,9 +37,8 @@ class BpuS100Encoder:
 
     Args:
         path: the model file.
-        model_type: 0 InternVL or 1 SmolVLM2: the normalisation of the pixels.
-        core: 0: any; 1 to 4: that BPU core.
-        priority: 0 to 255, the most urgent.
+        family: decides the normalisation of the pixels.
+        config: its `bpu_core` is 0: any; 1 to 4: that BPU core.
 
     Raises:
         ModelFileError: binding, file or model cannot be used: which, why, and what to do.
@@ -45,9 +46,9 @@ class BpuS100Encoder:
     """
 
     def __init__(
-        self, path: str | Path, model_type: int, core: int = 0, priority: int = 0
+        self, path: Path, family: ModelFamily, config: EncoderConfig = EncoderConfig()
     ) -> None:
-        self._path = Path(path)
+        self._path = path
         binding = _S100.import_binding(self._path, _import)
         if self._path.suffix != '.hbm':
             raise ModelFileError(
@@ -59,10 +60,10 @@ class BpuS100Encoder:
             raise _S100.load_error(self._path, error) from None
         self._scaled = binding.hbDNNQuantiType.SCALE
         self._model = self._only(self._runtime.model_names, 'model')
-        self._read_input(model_type)
+        self._read_input(family)
         self._read_output()
-        self._given = f'bpu_core {core}, bpu_priority {priority}'
-        self._schedule(core, priority)
+        self._given = f'bpu_core {config.bpu_core}, bpu_priority {config.bpu_priority}'
+        self._schedule(config.bpu_core, config.bpu_priority)
         self.input_size = (self._spec.width, self._spec.height)
         self.n_tokens, self.n_embd = self.encode(np.zeros((1, 1, 3), np.uint8)).shape
 
@@ -100,10 +101,10 @@ class BpuS100Encoder:
 
     # -- what the runtime says of the model ------------------------------------------------------
 
-    def _read_input(self, model_type: int) -> None:
+    def _read_input(self, family: ModelFamily) -> None:
         self._input = self._only(self._runtime.input_names[self._model], 'input')
         shape, kind, self._input_scale = self._properties('input', self._input)
-        self._spec = input_spec(shape, model_type, self._path)
+        self._spec = input_spec(shape, family, self._path)
         if kind not in _INPUTS or (kind in ('S8', 'S16') and self._input_scale is None):
             raise ModelFileError(
                 f'{self._path}: the input {self._input} has type {kind}; expected F32, F16, U8'

@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hobot_llamacpp_py.config import EncoderConfig
 from hobot_llamacpp_py.errors import InferenceError, ModelFileError
+from hobot_llamacpp_py.families import ModelFamily
 from hobot_llamacpp_py.vision.bpu import Board, cause
 from hobot_llamacpp_py.vision.preprocess import InputSpec, normalise
 from hobot_llamacpp_py.vision.tensors import (
@@ -56,9 +58,8 @@ class BpuX5Encoder:
 
     Args:
         path: the model file.
-        model_type: 0 InternVL or 1 SmolVLM2: the normalisation of a float32 input.
-        core: 0: any; 1, 2: that BPU core.
-        priority: 0 to 255, the most urgent.
+        family: decides the normalisation of a float32 input.
+        config: its `bpu_core` is 0: any; 1, 2: that BPU core.
 
     Raises:
         ModelFileError: binding, file or model cannot be used: which, why, and what to do.
@@ -66,12 +67,12 @@ class BpuX5Encoder:
     """
 
     def __init__(
-        self, path: str | Path, model_type: int, core: int = 0, priority: int = 0
+        self, path: Path, family: ModelFamily, config: EncoderConfig = EncoderConfig()
     ) -> None:
-        self._path = Path(path)
-        self._arguments = {'core_id': core, 'priority': priority}
+        self._path = path
+        self._arguments = {'core_id': config.bpu_core, 'priority': config.bpu_priority}
         self._model = self._load(_X5.import_binding(self._path, _import_system, _import_pypi))
-        self._spec, self._make_input = self._check_input(model_type)
+        self._spec, self._make_input = self._check_input(family)
         self._dequantise = self._check_output()
         self._hand_over = self._find_convention()
         self.input_size = (self._spec.width, self._spec.height)
@@ -110,7 +111,7 @@ class BpuX5Encoder:
             )
         return models[0]
 
-    def _check_input(self, model_type: int) -> tuple[InputSpec, Callable[..., Tensor]]:
+    def _check_input(self, family: ModelFamily) -> tuple[InputSpec, Callable[..., Tensor]]:
         inputs = self._model.inputs
         kinds = [_type(tensor) for tensor in inputs]
         if len(kinds) != 1 or kinds[0] not in _INPUTS:
@@ -119,7 +120,7 @@ class BpuX5Encoder:
                 f' found {", ".join(kinds)}'
             )
         shape = [int(length) for length in inputs[0].properties.shape]
-        spec = input_spec(shape, model_type, self._path)
+        spec = input_spec(shape, family, self._path)
         if kinds[0] == 'NV12' and (spec.width % 2 or spec.height % 2):
             raise ModelFileError(
                 f'{self._path}: the NV12 input is {spec.width} x {spec.height};'

@@ -57,11 +57,6 @@ class EmbeddingCache:
             )
         return embeddings
 
-    def clear(self) -> None:
-        """Forget all embeddings."""
-        with self._lock:
-            self._futures.clear()
-
     def close(self) -> None:
         """Free the encoder, once it has finished with a picture; closing again does no harm."""
         self._encoder.close()  # one that works in another process is ended by this

@@ -1,4 +1,4 @@
-"""The encoder process: it loads a backend and encodes the pictures that lie in shared memory.
+"""The encoder process: it opens a backend and encodes the pictures that lie in shared memory.
 
 `encoder_process.ProcessEncoder` starts it and holds the other ends of three file descriptors: a
 socket with a line of JSON for each request and reply, the shared memory, and a pipe that nobody
@@ -10,50 +10,18 @@ from __future__ import annotations
 
 import fcntl
 import json
-import mmap
 import os
+import pickle
 import select
 import signal
 import socket
-import traceback
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+from hobot_llamacpp_py.errors import VlmError, one_line
+from hobot_llamacpp_py.vision.backends import BACKENDS
+from hobot_llamacpp_py.vision.shared_arrays import SharedArrays
 
-from hobot_llamacpp_py.config import EncoderConfig
-from hobot_llamacpp_py.errors import VlmError
-from hobot_llamacpp_py.vision.encoder import open_backend
-
-__all__ = ['SharedArrays', 'main']
-
-
-class SharedArrays:
-    """The picture and its embeddings in the memory that both processes map.
-
-    Attributes:
-        pixels: uint8, flat: room for a BGR picture of the encoder's input size.
-        embeddings: float32 [n_tokens, n_embd].
-    """
-
-    def __init__(
-        self, descriptor: int, input_size: tuple[int, int], n_tokens: int, n_embd: int
-    ) -> None:
-        width, height = input_size
-        start = -(-width * height * 3 // mmap.PAGESIZE) * mmap.PAGESIZE
-        size = start + n_tokens * n_embd * 4
-        if os.fstat(descriptor).st_size != size:  # new, and empty
-            os.ftruncate(descriptor, size)
-        memory = mmap.mmap(descriptor, size)
-        self.pixels = np.frombuffer(memory, np.uint8, width * height * 3)
-        self.embeddings: npt.NDArray[np.float32] = np.frombuffer(
-            memory, np.float32, n_tokens * n_embd, start
-        ).reshape(n_tokens, n_embd)
-
-    def picture(self, height: int, width: int) -> npt.NDArray[np.uint8]:
-        """Return the place of a BGR picture [height, width, 3]."""
-        return self.pixels[: height * width * 3].reshape(height, width, 3)
+__all__ = ['main']
 
 
 def main(job: dict[str, Any]) -> None:
@@ -66,9 +34,8 @@ def main(job: dict[str, Any]) -> None:
             channel.sendall(json.dumps(reply).encode() + b'\n')
 
         try:
-            encoder = open_backend(
-                Path(job['path']), job['model_type'], EncoderConfig(**job['config'])
-            )
+            path, family, config = pickle.loads(bytes.fromhex(job['model']))
+            encoder = BACKENDS[config.backend].open(path, family, config)
             properties = (encoder.input_size, encoder.n_tokens, encoder.n_embd)
             shared = SharedArrays(job['memory'], *properties)
         except Exception as error:
@@ -85,13 +52,12 @@ def main(job: dict[str, Any]) -> None:
                 send(number=number)
 
 
-def _words(error: Exception) -> dict[str, str]:
+def _words(error: Exception) -> dict[str, object]:
     """Return an error as a reply; the traceback of one that nobody foresaw goes to the log."""
+    reply: dict[str, object] = {'error': type(error).__name__, 'text': one_line(error)}
     if isinstance(error, VlmError):
-        return {'error': type(error).__name__, 'text': str(error)}
-    traceback.print_exception(type(error), error, error.__traceback__)
-    text = f'internal error in the encoder process: {type(error).__name__}: {error}'
-    return {'error': 'InferenceError', 'text': ' '.join(text.split())}
+        reply |= {'setting': error.setting, 'value': error.value}
+    return reply
 
 
 def _die_with_parent(lifeline: int) -> None:

@@ -9,11 +9,11 @@ whoever is killed, nothing is left behind.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import json
 import logging
 import os
+import pickle
 import shlex
 import signal
 import socket
@@ -27,16 +27,11 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from hobot_llamacpp_py import errors
 from hobot_llamacpp_py.config import EncoderConfig
-from hobot_llamacpp_py.errors import (
-    ImageError,
-    InferenceError,
-    ModelFileError,
-    ParameterError,
-    PromptError,
-    VlmError,
-)
-from hobot_llamacpp_py.vision.encoder_child import SharedArrays
+from hobot_llamacpp_py.errors import InferenceError, ModelFileError, VlmError
+from hobot_llamacpp_py.families import ModelFamily
+from hobot_llamacpp_py.vision.shared_arrays import SharedArrays
 
 __all__ = ['INTERPRETER', 'ProcessEncoder']
 
@@ -71,7 +66,7 @@ class ProcessEncoder:
 
     Args:
         path: the model file.
-        model_type: 0 InternVL or 1 SmolVLM2.
+        family: what the model was trained with.
         config: `backend` must be one of the backends, not auto.
         start_timeout: seconds that loading the model may take.
 
@@ -82,16 +77,12 @@ class ProcessEncoder:
     def __init__(
         self,
         path: str | Path,
-        model_type: int,
+        family: ModelFamily,
         config: EncoderConfig,
         start_timeout: float = START_TIMEOUT,
     ) -> None:
         self._path = Path(path)
-        self._job = {
-            'path': str(path),
-            'model_type': model_type,
-            'config': dataclasses.asdict(config),
-        }
+        self._model = pickle.dumps((self._path, family, config))
         self._timeout, self._start_timeout = config.timeout, max(start_timeout, config.timeout)
         self._lock = threading.Lock()  # held by who talks to the child
         self._closed = False
@@ -123,8 +114,8 @@ class ProcessEncoder:
             try:
                 reply = child.ask(fitted, self._timeout)
             except TimeoutError:
-                reason = f'no answer within {self._timeout:g} s (encoder_timeout)'
-                raise self._failed(f'{reason}; its process was ended') from None
+                reason = f'no answer within {self._timeout:g} s; its process was ended'
+                raise self._failed(reason, setting='EncoderConfig.timeout') from None
             except _EndedError:
                 raise self._failed(f'its process ended: {child.last_words()}') from None
             except _NonsenseError as error:
@@ -173,13 +164,13 @@ class ProcessEncoder:
 
     def _start(self) -> None:
         """Start a child and wait until it has loaded the model; on failure there is none."""
-        self._child = child = _Child(self._job)
+        self._child = child = _Child(self._model)
         try:
             if self._closed:  # before `close` could see the child
                 raise InferenceError(f'{self._path}: the encoder is closed')
             properties = child.wait_until_ready(self._start_timeout)
             if self._properties not in (None, properties):
-                raise ModelFileError(f'{self._path}: the file has changed; restart the node')
+                raise ModelFileError(f'{self._path}: the file has changed since it was opened')
             self._properties = properties
         except BaseException as error:
             self._child = None
@@ -195,7 +186,7 @@ class ProcessEncoder:
                 raise
             raise ModelFileError(f'{self._path}: {reason}') from None
 
-    def _failed(self, reason: str) -> InferenceError:
+    def _failed(self, reason: str, setting: str = '') -> InferenceError:
         """Note a failure and end the child; return the error for the user."""
         if (child := self._child) is not None:
             self._child = None
@@ -210,7 +201,7 @@ class ProcessEncoder:
         prefix = (
             '' if reason.startswith(str(self._path)) else f'{self._path}: the encoder failed: '
         )
-        return InferenceError(prefix + reason)
+        return InferenceError(prefix + reason, setting=setting)
 
 
 class _EndedError(Exception):
@@ -226,7 +217,7 @@ class _Child:
 
     embeddings: npt.NDArray[np.float32]
 
-    def __init__(self, job: dict[str, Any]) -> None:
+    def __init__(self, model: bytes) -> None:
         with contextlib.ExitStack() as until_started:
             self._channel, theirs = socket.socketpair()
             until_started.enter_context(theirs)
@@ -241,7 +232,7 @@ class _Child:
                 '-c',
                 _BOOT,
                 str(_ROOT),
-                json.dumps({**job, **descriptors}),
+                json.dumps({'model': model.hex(), **descriptors}),
             ]
             try:
                 # A session of its own: Ctrl-C in the terminal is for us, and we end it.
@@ -378,9 +369,10 @@ def _log_lines(stream: IO[bytes], last_words: dict[str, str]) -> None:
 
 
 def _error(reply: dict[str, Any]) -> VlmError:
-    kinds = (ModelFileError, ImageError, PromptError, ParameterError, InferenceError)
-    kind = {kind.__name__: kind for kind in kinds}.get(str(reply['error']), InferenceError)
-    return kind(str(reply.get('text')))
+    kind = getattr(errors, str(reply['error']), None)
+    if not (isinstance(kind, type) and issubclass(kind, VlmError)):
+        kind = InferenceError  # one that nobody foresaw
+    return kind(str(reply.get('text')), setting=reply.get('setting', ''), value=reply.get('value'))
 
 
 def _signal_name(number: int) -> str:

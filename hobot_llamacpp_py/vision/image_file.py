@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hobot_llamacpp_py.errors import ImageError
+from hobot_llamacpp_py.vision.pixels import nv12_to_bgr
 
-__all__ = ['decoded', 'nv12_to_bgr', 'read_image', 'read_nv12']
+__all__ = ['decoded', 'read_image', 'read_nv12']
 
 
 def read_image(path: str | Path) -> npt.NDArray[np.uint8]:
@@ -22,7 +23,9 @@ def read_image(path: str | Path) -> npt.NDArray[np.uint8]:
     bgr = decoded(_read(path))
     if bgr is None:
         raise ImageError(
-            f'{path} is not a picture that OpenCV can decode; a raw NV12 file needs image_type:=1'
+            f'{path} is not a picture that OpenCV can decode, or is raw NV12',
+            setting='image_format',
+            value='NV12',
         )
     return bgr
 
@@ -44,8 +47,9 @@ def read_nv12(path: str | Path, width: int, height: int) -> npt.NDArray[np.uint8
     """
     if width <= 0 or height <= 0 or width % 2 or height % 2:
         raise ImageError(
-            f'{path}: a raw NV12 file needs image_width and image_height, even and above zero;'
-            f' they are {width} and {height}'
+            f'{path}: a raw NV12 picture has an even width and height above zero; given are'
+            f' {width} and {height}',
+            setting='image_size',
         )
     data = np.frombuffer(_read(path), np.uint8)
     expected = width * height * 3 // 2
@@ -54,11 +58,6 @@ def read_nv12(path: str | Path, width: int, height: int) -> npt.NDArray[np.uint8
             f'{path} has {data.size} bytes; an NV12 picture of {width}x{height} has {expected}'
         )
     return nv12_to_bgr(data.reshape(height * 3 // 2, width))
-
-
-def nv12_to_bgr(planes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Convert NV12 planes [h * 3 / 2, w] to BGR [h, w, 3]."""
-    return cv2.cvtColor(planes, cv2.COLOR_YUV2BGR_NV12)  # type: ignore[return-value]
 
 
 def _read(path: str | Path) -> bytes:

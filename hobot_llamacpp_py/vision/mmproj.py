@@ -19,19 +19,15 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
+from hobot_llamacpp_py.config import EncoderConfig
 from hobot_llamacpp_py.errors import InferenceError, ModelFileError
+from hobot_llamacpp_py.families import FAMILIES, ModelFamily
+from hobot_llamacpp_py.gguf_header import GgufHeader
 from hobot_llamacpp_py.llama_log import Reason, on_llama_log
-from hobot_llamacpp_py.vision.gguf_header import GgufHeader
 from hobot_llamacpp_py.vision.tensors import as_embeddings
 
 __all__ = ['MmprojEncoder']
 
-# By the projector's name in the file: its model_type, the model's name, and the matrix that gives
-# an image token its width.
-_PROJECTORS = {
-    'internvl': (0, 'InternVL', 'mm.model.mlp.3.weight'),
-    'idefics3': (1, 'SmolVLM2', 'mm.model.fc.weight'),
-}
 _POSITIONS = 'v.position_embd.weight'
 _STRING, _ARRAY = 8, 9  # types of GGUF values
 
@@ -41,17 +37,18 @@ class MmprojEncoder:
 
     Args:
         path: the mmproj GGUF file.
-        model_type: 0 InternVL or 1 SmolVLM2, to be what the file's projector is for.
-        n_threads: CPU threads.
+        family: to be what the file's projector is for.
 
     Raises:
         ModelFileError: the file cannot be used, and why.
     """
 
-    def __init__(self, path: str | Path, model_type: int, n_threads: int = 1) -> None:
+    def __init__(
+        self, path: Path, family: ModelFamily, config: EncoderConfig = EncoderConfig()
+    ) -> None:
         self._context = self._vocabulary = None
-        self._path = Path(path)
-        size, self.n_tokens, self.n_embd = _sizes(path, model_type)
+        self._path = path
+        size, self.n_tokens, self.n_embd = _sizes(path, family)
         self.input_size = (size, size)
         try:
             from llama_cpp import mtmd_cpp  # loads the shared library
@@ -64,7 +61,7 @@ class MmprojEncoder:
         self._mtmd.mtmd_log_set(on_llama_log, None)
         try:
             self._vocabulary = _load_vocabulary()
-            self._load(n_threads)
+            self._load(config.n_threads or 1)
         except BaseException:
             self.close()
             raise
@@ -132,7 +129,7 @@ class MmprojEncoder:
             self._vocabulary = None
 
 
-def _sizes(path: str | Path, model_type: int) -> tuple[int, int, int]:
+def _sizes(path: Path, family: ModelFamily) -> tuple[int, int, int]:
     """Return input size, image tokens and their width, having checked that the file fits.
 
     libmtmd itself ends the process over some of what is checked here.
@@ -142,29 +139,31 @@ def _sizes(path: str | Path, model_type: int) -> tuple[int, int, int]:
     architecture = metadata.get('general.architecture')
     if architecture != 'clip':
         raise ModelFileError(
-            f'{path} is a GGUF file of architecture {architecture}, not an mmproj file: the'
-            ' vision encoder goes into model_file_name, the text decoder into llm_model_name'
+            f'{path} is a GGUF file of architecture {architecture}, not an mmproj file: a text'
+            ' decoder is no vision encoder'
         )
     projector = metadata.get('clip.projector_type') or metadata.get('clip.vision.projector_type')
-    if projector not in _PROJECTORS:
+    wanted = family.projector
+    if projector != wanted.name:
+        known = [other for other in FAMILIES.values() if other.projector.name == projector]
+        if not known:
+            supported = ', '.join(f'{f.projector.name} ({f.name})' for f in FAMILIES.values())
+            raise ModelFileError(
+                f'{path} has a projector of type {projector}; supported are {supported}'
+            )
         raise ModelFileError(
-            f'{path} has a projector of type {projector}; supported are internvl (model_type 0)'
-            ' and idefics3 (SmolVLM2, model_type 1)'
+            f'{path} is a vision encoder of {known[0].name}, not of {family.name}',
+            setting='family',
+            value=known[0].name,
         )
-    right_type, name, projection = _PROJECTORS[str(projector)]
-    if model_type != right_type:
-        raise ModelFileError(
-            f'model_type {model_type} does not fit {path}, a vision encoder of {name}:'
-            f' set model_type:={right_type}'
-        )
-    n_classes = int(projector == 'internvl')
-    n_axes = {projection: 2, _POSITIONS: 2, 'v.patch_embd.weight': 4}
+    n_classes = int(wanted.has_class_token)
+    n_axes = {wanted.matrix: 2, _POSITIONS: 2, 'v.patch_embd.weight': 4}
     if n_classes:
         n_axes['v.class_embd'] = 1
     for tensor, least in n_axes.items():
         if len(shapes.get(tensor, ())) < least:
             raise ModelFileError(f'{path} has no tensor {tensor} to use; convert the model again')
-    n_embd, n_positions = shapes[projection][1], shapes[_POSITIONS][1] - n_classes
+    n_embd, n_positions = shapes[wanted.matrix][1], shapes[_POSITIONS][1] - n_classes
     keys = ('image_size', 'patch_size', 'projector.scale_factor')
     size, patch, merge = (header.integer(f'clip.vision.{key}') for key in keys)
     if (

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from hobot_llamacpp_py.config import EncoderConfig
 from hobot_llamacpp_py.errors import InferenceError, ModelFileError
+from hobot_llamacpp_py.families import ModelFamily
 from hobot_llamacpp_py.vision.preprocess import normalise
 from hobot_llamacpp_py.vision.tensors import as_embeddings, input_spec, text_of
 
@@ -19,18 +21,18 @@ _FLOAT_TYPES = {'tensor(float)': np.float32, 'tensor(float16)': np.float16}
 class OnnxEncoder:
     """A `VisionEncoder` from an ONNX file with one picture as input, its tokens as output."""
 
-    def __init__(self, path: str | Path, model_type: int, n_threads: int = 1) -> None:
+    def __init__(
+        self, path: Path, family: ModelFamily, config: EncoderConfig = EncoderConfig()
+    ) -> None:
         try:
             import onnxruntime as ort
         except ImportError:
             raise ModelFileError(
                 f'{path} needs ONNX Runtime, which is not installed: pip install onnxruntime'
             ) from None
-        self._path = Path(path)
-        if not self._path.is_file():
-            raise ModelFileError(f'{path}: no such file')
+        self._path = path
         options = ort.SessionOptions()
-        options.intra_op_num_threads = n_threads
+        options.intra_op_num_threads = config.n_threads or 1
         options.log_severity_level = 4  # what goes wrong arrives as an exception
         # Spinning threads would take the cores from llama.cpp's after every picture.
         options.add_session_config_entry('session.intra_op.allow_spinning', '0')
@@ -47,7 +49,7 @@ class OnnxEncoder:
         self._input = inputs[0].name
         self._dtype = _FLOAT_TYPES[inputs[0].type]
         self._output = self._session.get_outputs()[0].name
-        self._spec = input_spec(inputs[0].shape, model_type, path)
+        self._spec = input_spec(inputs[0].shape, family, path)
         self.input_size = (self._spec.width, self._spec.height)
         self.n_tokens, self.n_embd = self.encode(np.zeros((1, 1, 3), np.uint8)).shape
 

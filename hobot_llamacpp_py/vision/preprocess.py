@@ -12,25 +12,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-__all__ = [
-    'INTERNVL_MEAN',
-    'INTERNVL_STD',
-    'SMOLVLM_MEAN',
-    'SMOLVLM_STD',
-    'RESIZE_MODES',
-    'InputSpec',
-    'ResizeMode',
-    'fit',
-    'normalise',
-]
+from hobot_llamacpp_py.config import ResizeMode
 
-INTERNVL_MEAN = (0.485, 0.456, 0.406)
-INTERNVL_STD = (0.229, 0.224, 0.225)
-SMOLVLM_MEAN = (0.5, 0.5, 0.5)
-SMOLVLM_STD = (0.5, 0.5, 0.5)
-
-ResizeMode = Literal['letterbox', 'stretch']
-RESIZE_MODES: tuple[ResizeMode, ...] = ('letterbox', 'stretch')
+__all__ = ['InputSpec', 'fit', 'normalise']
 
 
 @dataclass(frozen=True)
@@ -45,7 +29,7 @@ class InputSpec:
 
 
 def fit(
-    bgr: npt.NDArray[np.uint8], size: tuple[int, int], resize_mode: ResizeMode = 'letterbox'
+    bgr: npt.NDArray[np.uint8], size: tuple[int, int], resize_mode: ResizeMode
 ) -> npt.NDArray[np.uint8]:
     """Resize a BGR picture [h, w, 3] to what an encoder of input size (width, height) sees of it.
 

@@ -11,26 +11,18 @@ import numpy as np
 import numpy.typing as npt
 
 from hobot_llamacpp_py.errors import InferenceError, ModelFileError
-from hobot_llamacpp_py.vision.preprocess import (
-    INTERNVL_MEAN,
-    INTERNVL_STD,
-    SMOLVLM_MEAN,
-    SMOLVLM_STD,
-    InputSpec,
-)
+from hobot_llamacpp_py.families import ModelFamily
+from hobot_llamacpp_py.vision.preprocess import InputSpec
 
 __all__ = ['Quantisation', 'as_embeddings', 'input_spec', 'nv12', 'text_of', 'rgb_pixels']
 
-_NORMALISATION = {0: (INTERNVL_MEAN, INTERNVL_STD), 1: (SMOLVLM_MEAN, SMOLVLM_STD)}
 
-
-def input_spec(shape: Sequence[object], model_type: int, path: str | Path) -> InputSpec:
+def input_spec(shape: Sequence[object], family: ModelFamily, path: str | Path) -> InputSpec:
     """Read size and layout from a model's input shape [1, 3, H, W] or [1, H, W, 3].
 
     Raises:
         ModelFileError: the shape is not that of a picture.
     """
-    mean, std = _NORMALISATION[model_type]
     is_nchw = len(shape) == 4 and shape[1] == 3
     is_nhwc = len(shape) == 4 and shape[3] == 3
     size = shape[2:] if is_nchw else shape[1:3]
@@ -44,7 +36,7 @@ def input_spec(shape: Sequence[object], model_type: int, path: str | Path) -> In
         raise ModelFileError(
             f'{path}: the input size {list(size)} is not fixed; export the model with a fixed size'
         )
-    return InputSpec(width, height, mean, std, 'NCHW' if is_nchw else 'NHWC')
+    return InputSpec(width, height, family.mean, family.std, 'NCHW' if is_nchw else 'NHWC')
 
 
 def as_embeddings(output: npt.NDArray[np.generic], path: str | Path) -> npt.NDArray[np.float32]:

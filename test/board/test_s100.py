@@ -13,12 +13,13 @@ from nano import ROOT
 
 from hobot_llamacpp_py.config import EncoderConfig
 from hobot_llamacpp_py.errors import InferenceError, ModelFileError
-from hobot_llamacpp_py.vision.encoder import open_encoder
+from hobot_llamacpp_py.families import INTERNVL
+from hobot_llamacpp_py.vision.open import open_encoder
 from hobot_llamacpp_py.vision.preprocess import normalise
 from hobot_llamacpp_py.vision.tensors import input_spec
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-SPEC = input_spec([1, 3, 8, 8], 0, '')
+SPEC = input_spec([1, 3, 8, 8], INTERNVL, '')
 VALUES = normalise(PIXELS, SPEC)
 
 
@@ -29,7 +30,7 @@ def board(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> 
 
 
 def encoded(path: Path) -> np.ndarray:
-    encoder = open_encoder(path, 0)
+    encoder = open_encoder(path, INTERNVL)
     assert (encoder.input_size, encoder.n_tokens, encoder.n_embd) == ((8, 8), 4, 6)
     embeddings = encoder.encode(PIXELS)
     encoder.close()
@@ -112,7 +113,7 @@ def test_core_and_priority(
     """bpu_core and bpu_priority reach the library; its cores count from 0, ours from 1."""
     monkeypatch.setenv('BPUSIM_LOG', '1')
     config = EncoderConfig(bpu_core=core, bpu_priority=200)
-    open_encoder(write_model(tmp_path / 'v.hbm'), 0, config).close()
+    open_encoder(write_model(tmp_path / 'v.hbm'), INTERNVL, config).close()
     assert f'encoder process: [bpusim] priority 200 cores {mask}' in caplog.messages
 
 
@@ -137,7 +138,7 @@ def test_refused(tmp_path: Path, changes: dict, lines: list[str], words: str) ->
     """A model that is no vision encoder is told with its path and what was expected."""
     path = write_model(tmp_path / 'v.hbm', *lines, **changes)
     with pytest.raises(ModelFileError, match=words) as caught:
-        open_encoder(path, 0)
+        open_encoder(path, INTERNVL)
     assert str(path) in str(caught.value)
 
 
@@ -146,7 +147,7 @@ def test_suffix(tmp_path: Path, name: str) -> None:
     """A file with another suffix, which the library would refuse, is told as such."""
     path = write_model(tmp_path / name)
     with pytest.raises(ModelFileError, match=rf'{name}: .* suffix \.hbm only: rename it'):
-        open_encoder(path, 0, EncoderConfig('bpu_s100'))
+        open_encoder(path, INTERNVL, EncoderConfig('bpu_s100'))
 
 
 def test_other_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,14 +161,14 @@ def test_other_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('BPU_SIM_SITE', str(tmp_path))
     words = 'compiled for Python 3.10, .*3.11.*: start the node with the Python that hbm-runtime'
     with pytest.raises(ModelFileError, match=words):
-        open_encoder(write_model(tmp_path / 'v.hbm'), 0)
+        open_encoder(write_model(tmp_path / 'v.hbm'), INTERNVL)
 
 
 def test_core_that_is_not_there(tmp_path: Path) -> None:
     """A core that the board lacks is refused at the start, in the library's words and ours."""
     path = write_model(tmp_path / 'v.hbm')
     with pytest.raises(ModelFileError, match=r'refuses bpu_core 7.*the cores 1 to 4') as caught:
-        open_encoder(path, 0, EncoderConfig(bpu_core=7))
+        open_encoder(path, INTERNVL, EncoderConfig(bpu_core=7))
     assert 'valid range: [0, 3]' in str(caught.value)
 
 
@@ -183,7 +184,7 @@ def test_failing_load(tmp_path: Path, call: str) -> None:
     """Whatever call fails while a model is loaded, the error names the file and the reason."""
     path = write_model(tmp_path / 'v.hbm', f'fail {call} -77')
     with pytest.raises(ModelFileError, match=r'cannot load it: .*code: -77.*ION') as caught:
-        open_encoder(path, 0)
+        open_encoder(path, INTERNVL)
     assert str(path) in str(caught.value)
 
 
@@ -209,7 +210,7 @@ def test_failing_inference(tmp_path: Path, call: str, words: str) -> None:
     """The error says what the library said, also where that ended the process; the next works."""
     trigger = tmp_path / 'trigger'
     path = write_model(tmp_path / 'v.hbm', f'fail {call} -77', f'while {trigger}')
-    encoder = open_encoder(path, 0)
+    encoder = open_encoder(path, INTERNVL)
     before = encoder.encode(PIXELS)
     trigger.touch()
     with pytest.raises(InferenceError, match=words) as caught:
@@ -225,7 +226,7 @@ def test_nothing_is_held(
 ) -> None:
     """When a picture is done the library holds its input and output, and no more."""
     monkeypatch.setenv('BPUSIM_LOG', '1')
-    encoder = open_encoder(write_model(tmp_path / 'v.hbm'), 0)
+    encoder = open_encoder(write_model(tmp_path / 'v.hbm'), INTERNVL)
     for _ in range(20):
         encoder.encode(PIXELS)
     encoder.close()
@@ -246,7 +247,7 @@ def test_failing_check(tmp_path: Path, call: str) -> None:
     """A model that does not even work at the start is refused then, with the library's words."""
     path = write_model(tmp_path / 'v.hbm', f'fail {call} -77')
     with pytest.raises((ModelFileError, InferenceError), match=r'v\.hbm: .*code: -77'):
-        open_encoder(path, 0)
+        open_encoder(path, INTERNVL)
 
 
 def test_embeddings_stay(tmp_path: Path) -> None:
@@ -254,8 +255,10 @@ def test_embeddings_stay(tmp_path: Path) -> None:
     script = f"""
 import gc, sys, numpy as np
 sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from hobot_llamacpp_py.families import INTERNVL
 from hobot_llamacpp_py.vision.bpu_s100 import BpuS100Encoder
-encoder = BpuS100Encoder({str(write_model(tmp_path / 'v.hbm'))!r}, 0)
+encoder = BpuS100Encoder(Path({str(write_model(tmp_path / 'v.hbm'))!r}), INTERNVL)
 found = [encoder.encode(np.full((8, 8, 3), level, np.uint8)) for level in range(5)]
 copies = [embeddings.copy() for embeddings in found]
 encoder.encode(np.zeros((8, 8, 3), np.uint8))

@@ -12,7 +12,8 @@ from wheels import download_wheel
 
 from hobot_llamacpp_py.config import EncoderConfig
 from hobot_llamacpp_py.errors import InferenceError, ModelFileError
-from hobot_llamacpp_py.vision.encoder import open_encoder
+from hobot_llamacpp_py.families import INTERNVL
+from hobot_llamacpp_py.vision.open import open_encoder
 from hobot_llamacpp_py.vision.preprocess import normalise
 from hobot_llamacpp_py.vision.tensors import input_spec, nv12
 
@@ -28,7 +29,7 @@ def board(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> 
 
 def assert_gives(path: Path, values: np.ndarray, pixels: np.ndarray = PIXELS) -> None:
     """Assert that a model is fed these values when it is given a picture."""
-    encoder = open_encoder(path, 0)
+    encoder = open_encoder(path, INTERNVL)
     assert (encoder.input_size, encoder.n_tokens, encoder.n_embd) == ((8, 8), 4, 6)
     np.testing.assert_allclose(encoder.encode(pixels), expected(values, (4, 6)), atol=0.01)
     encoder.close()
@@ -40,8 +41,8 @@ def assert_gives(path: Path, values: np.ndarray, pixels: np.ndarray = PIXELS) ->
         ('u8 nhwc valid=1,8,8,3', RGB),
         ('u8 nchw valid=1,3,8,8', RGB.transpose(2, 0, 1)),
         ('bgr nhwc valid=1,8,8,3', PIXELS),
-        ('nv12 nchw valid=1,3,8,8', nv12(PIXELS, input_spec([1, 3, 8, 8], 0, ''))),
-        ('nv12 nhwc valid=1,8,8,3', nv12(PIXELS, input_spec([1, 3, 8, 8], 0, ''))),
+        ('nv12 nchw valid=1,3,8,8', nv12(PIXELS, input_spec([1, 3, 8, 8], INTERNVL, ''))),
+        ('nv12 nhwc valid=1,8,8,3', nv12(PIXELS, input_spec([1, 3, 8, 8], INTERNVL, ''))),
     ],
 )
 def test_pixel_input(tmp_path: Path, inputs: str, values: np.ndarray) -> None:
@@ -59,8 +60,8 @@ def test_pixel_input(tmp_path: Path, inputs: str, values: np.ndarray) -> None:
 )
 def test_output_types(tmp_path: Path, output: str, step: float | tuple | None) -> None:
     """Scaled integers become numbers; axes of length one may stand anywhere."""
-    encoder = open_encoder(write_model(tmp_path / 'v.bin', output=f'tokens {output}'), 0)
-    values = expected(normalise(PIXELS, input_spec([1, 3, 8, 8], 0, '')), (4, 6))
+    encoder = open_encoder(write_model(tmp_path / 'v.bin', output=f'tokens {output}'), INTERNVL)
+    values = expected(normalise(PIXELS, input_spec([1, 3, 8, 8], INTERNVL, '')), (4, 6))
     if step is not None:
         values = np.trunc(values) * np.reshape(step, (-1, 1))
     np.testing.assert_allclose(encoder.encode(PIXELS), values, atol=0.01)
@@ -71,7 +72,7 @@ def test_core_and_priority(tmp_path: Path, caplog: pytest.LogCaptureFixture, mon
     """bpu_core and bpu_priority reach the library, and its output reaches our log."""
     monkeypatch.setenv('BPUSIM_LOG', '1')
     config = EncoderConfig(bpu_core=2, bpu_priority=200)
-    open_encoder(write_model(tmp_path / 'v.bin'), 0, config).close()
+    open_encoder(write_model(tmp_path / 'v.bin'), INTERNVL, config).close()
     assert 'encoder process: [bpusim] Infer vit core 2 priority 200' in caplog.text
 
 
@@ -103,7 +104,7 @@ def test_older_convention(
     (tmp_path / 'hobot_dnn/__init__.py').touch()
     (tmp_path / 'hobot_dnn/pyeasy_dnn.py').write_text(OLDER_BUILD)
     monkeypatch.setenv('BPU_SIM_PYTHONPATH', str(tmp_path))
-    values = normalise(PIXELS, input_spec([1, 3, 8, 8], 0, ''))
+    values = normalise(PIXELS, input_spec([1, 3, 8, 8], INTERNVL, ''))
     assert_gives(write_model(tmp_path / 'v.bin'), values)
     assert 'encoder process: an older build' in caplog.messages
 
@@ -139,7 +140,7 @@ def test_refused(tmp_path: Path, changes: dict, lines: list[str], words: str) ->
     """What cannot give right numbers is told with its path, what was expected, and the cause."""
     path = write_model(tmp_path / 'v.bin', *lines, **changes)
     with pytest.raises(ModelFileError, match=words) as caught:
-        open_encoder(path, 0)
+        open_encoder(path, INTERNVL)
     assert str(path) in str(caught.value)
 
 
@@ -148,14 +149,14 @@ def test_numpy_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     download_wheel('numpy==2.2.6', '3.11', 'manylinux2014_aarch64', tmp_path)
     monkeypatch.setenv('BPU_SIM_PYTHONPATH', str(tmp_path))
     with pytest.raises(ModelFileError, match=r"breaks with numpy 2\.2\.6: pip3 install 'numpy>=1"):
-        open_encoder(write_model(tmp_path / 'v.bin'), 0)
+        open_encoder(write_model(tmp_path / 'v.bin'), INTERNVL)
 
 
 @pytest.mark.parametrize('fault', ['fail infer', 'fail wait'])
 def test_failing_inference(tmp_path: Path, fault: str) -> None:
     """An inference that the library refuses is told with its causes; the next one works."""
     trigger = tmp_path / 'trigger'
-    encoder = open_encoder(write_model(tmp_path / 'v.bin', fault, f'while {trigger}'), 0)
+    encoder = open_encoder(write_model(tmp_path / 'v.bin', fault, f'while {trigger}'), INTERNVL)
     before = encoder.encode(PIXELS)
     trigger.touch()
     words = 'BPU failed: forward execution failed.* Likely causes: too little ION'
@@ -165,11 +166,11 @@ def test_failing_inference(tmp_path: Path, fault: str) -> None:
     np.testing.assert_array_equal(encoder.encode(PIXELS), before)
     encoder.close()
     with pytest.raises(InferenceError, match=r'v\.bin: '):
-        open_encoder(write_model(tmp_path / 'v.bin', fault), 0)
+        open_encoder(write_model(tmp_path / 'v.bin', fault), INTERNVL)
 
 
 def test_core_that_is_not_there(tmp_path: Path) -> None:
     """A core that the board lacks is named among the likely causes."""
     config = EncoderConfig(bpu_core=7)
     with pytest.raises(InferenceError, match=r'core_id 7.*a bpu_core that the board lacks'):
-        open_encoder(write_model(tmp_path / 'v.bin'), 0, config)
+        open_encoder(write_model(tmp_path / 'v.bin'), INTERNVL, config)

@@ -8,11 +8,11 @@ import platform
 
 import cv2
 import numpy as np
-from nano import MODELS, answer, draw_scene
+from nano import MODELS, answer, draw_scene, request_of
 
 import hobot_llamacpp_py
 from hobot_llamacpp_py.config import DecoderConfig, SamplingConfig
-from hobot_llamacpp_py.engine import Engine, Request, Turn
+from hobot_llamacpp_py.engine import Engine, Turn
 
 print(f'{platform.machine()}, numpy {np.__version__}, OpenCV {cv2.__version__}')
 for module in pkgutil.walk_packages(hobot_llamacpp_py.__path__, 'hobot_llamacpp_py.'):
@@ -24,14 +24,14 @@ for module in pkgutil.walk_packages(hobot_llamacpp_py.__path__, 'hobot_llamacpp_
                 raise
 print('everything imports but what needs ROS')
 
-for family, (encoder, decoder, model_type) in MODELS.items():
+for family, (encoder, decoder, kind) in MODELS.items():
     config, right = DecoderConfig(n_threads=1), 0
-    with Engine.open(decoder, encoder, model_type=model_type, config=config) as engine:
+    with Engine.open(decoder, encoder, family=kind, config=config) as engine:
         for seed in range(5):
             scene, bgr = draw_scene(seed)
             for question in ('Describe the image.', '有几个图形？'):
                 turn = Turn(question, engine.picture(bgr))
-                request = Request((turn,), sampling=SamplingConfig(temperature=0))
+                request = request_of(turn, sampling=SamplingConfig(temperature=0))
                 right += ''.join(engine.generate(request)) == answer(scene, question)
     print(f'{family}: {right} of 10 answers right')
     assert right == 10

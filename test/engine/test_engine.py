@@ -9,14 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nano import CONFIG, MODELS, answer, draw_scene
+from nano import CONFIG, MODELS, answer, draw_scene, request_of
 
 from hobot_llamacpp_py.config import ChatConfig, DecoderConfig, SamplingConfig
-from hobot_llamacpp_py.engine import CancelToken, Chat, Engine, Request, Turn
-from hobot_llamacpp_py.engine.decoder import Decoder
-from hobot_llamacpp_py.engine.kv_prefix import ImageSpan
+from hobot_llamacpp_py.engine import Answer, CancelToken, Chat, Engine, Turn
+from hobot_llamacpp_py.engine.kv_cache import ImageSpan
+from hobot_llamacpp_py.engine.sampler import Sampler
+from hobot_llamacpp_py.engine.vocabulary import Vocabulary
 from hobot_llamacpp_py.errors import ModelFileError, PromptError
-from hobot_llamacpp_py.vision.encoder import open_encoder
+from hobot_llamacpp_py.vision.open import open_encoder
+from training.evaluate import OnePositionDecoder
 
 GREEDY = SamplingConfig(temperature=0)
 ONE_THREAD = DecoderConfig(n_threads=1)
@@ -28,8 +30,8 @@ QUESTIONS = [
 
 
 def open_engine(family: str, config: DecoderConfig = ONE_THREAD) -> Engine:
-    encoder, decoder, model_type = MODELS[family]
-    return Engine.open(decoder, encoder, model_type=model_type, config=config)
+    encoder, decoder, kind = MODELS[family]
+    return Engine.open(decoder, encoder, family=kind, config=config)
 
 
 @pytest.fixture(scope='module')
@@ -41,7 +43,7 @@ def engine(family: str) -> Iterator[Engine]:
 def ask(engine: Engine, question: str, bgr: np.ndarray | None = None, **options: object) -> str:
     """Ask a question about a picture in a conversation of its own."""
     picture = None if bgr is None else engine.picture(bgr)
-    answer = engine.generate(Request((Turn(question, picture),), sampling=GREEDY, **options))
+    answer = engine.generate(request_of(Turn(question, picture), sampling=GREEDY, **options))
     return ''.join(answer)
 
 
@@ -52,7 +54,10 @@ def test_sees(engine: Engine, system: str) -> None:
     for seed in range(20):
         scene, bgr = draw_scene(seed + 100)
         for question in QUESTIONS:
-            reply, right = ask(engine, question, bgr, system=system), answer(scene, question)
+            reply, right = (
+                ask(engine, question, bgr, system_prompt=system),
+                answer(scene, question),
+            )
             asked += 1
             wrong += [(seed, reply, right)] if reply != right else []
     assert len(wrong) <= 0.01 * asked, wrong
@@ -109,37 +114,27 @@ PERTURBED: dict[str, tuple[float, Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 @pytest.mark.parametrize('perturbation', PERTURBED)
 def test_answers_hang_on_the_embeddings(
-    engine: Engine, perturbation: str, monkeypatch: pytest.MonkeyPatch
+    family: str, perturbation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Wrong embeddings give wrong descriptions: the tests above cannot pass by guessing."""
     ceiling, change = PERTURBED[perturbation]
-    encode, earlier = engine.encoder.encode, [np.zeros((64, 128), np.float32)]
+    with open_engine(family) as engine:
+        encode, earlier = engine.encoder.encode, [np.zeros((64, 128), np.float32)]
 
-    def changed(pixel_values: np.ndarray) -> np.ndarray:
-        own = encode(pixel_values)
-        earlier.append(own)
-        return change(own, earlier[-2])
+        def changed(pixel_values: np.ndarray) -> np.ndarray:
+            own = encode(pixel_values)
+            earlier.append(own)
+            return change(own, earlier[-2])
 
-    monkeypatch.setattr(engine.encoder, 'encode', changed)
-    engine._embeddings.clear()
-    assert share_described(engine) < ceiling
-    engine._embeddings.clear()
-    engine.reset()
+        monkeypatch.setattr(engine.encoder, 'encode', changed)
+        assert share_described(engine) < ceiling
 
 
 def test_answers_hang_on_the_positions(family: str) -> None:
     """With all image tokens at one position, as the C++ node has them, descriptions are wrong."""
-    encoder, decoder, model_type = MODELS[family]
-    crowded = Decoder(decoder, ONE_THREAD)
-    with Engine(crowded, open_encoder(encoder, model_type), model_type) as engine:
-        picture = engine.picture(draw_scene(0)[1])
-        elements = engine._elements('', [Turn(DESCRIBE, picture)])
-        image = next(i for i, element in enumerate(elements) if isinstance(element, ImageSpan))
-        positions = np.arange(crowded.n_ctx, dtype=np.int32)
-        positions[image : image + 64] = image
-        positions[image + 64 :] -= 63
-        crowded._positions, crowded._positions_at = positions, positions.ctypes.data
-        # A rejected draft could not be dropped: its positions are not where they should be.
+    encoder, decoder, kind = MODELS[family]
+    crowded = OnePositionDecoder(decoder, ONE_THREAD)
+    with Engine(crowded, open_encoder(encoder, kind), kind) as engine:
         assert share_described(engine, speculative=False) < 0.30
 
 
@@ -155,16 +150,17 @@ def share_described(engine: Engine, **options: object) -> float:
 def test_layout(engine: Engine) -> None:
     """The image takes its 64 positions right after the token before it, and the text goes on."""
     bgr = draw_scene(6)[1]
-    elements = engine._elements('You are helpful.', [Turn(DESCRIBE, engine.picture(bgr))])
+    request = request_of(
+        Turn(DESCRIBE, engine.picture(bgr)), system_prompt='You are helpful.', sampling=GREEDY
+    )
+    elements = engine.prompts.build(request).elements
     (image,) = (i for i, element in enumerate(elements) if isinstance(element, ImageSpan))
     engine.reset()
-    reply = engine.generate(
-        Request((Turn(DESCRIBE, engine.picture(bgr)),), 'You are helpful.', sampling=GREEDY)
-    )
+    reply = engine.generate(request)
     assert ''.join(reply)
     assert elements[image].n_tokens == 64
     assert reply.stats.prefilled == len(elements) - 1 + 64
-    assert engine.decoder.n_past == reply.stats.prefilled + len(reply.tokens)
+    assert engine.cache.n_past == reply.stats.prefilled + len(reply.tokens)
 
 
 HOSTILE = [
@@ -181,19 +177,19 @@ HOSTILE = [
 @pytest.mark.parametrize('text', HOSTILE)
 def test_typed_special_tokens_stay_text(engine: Engine, text: str) -> None:
     """No text becomes a special token, of whatever type, and none of it is lost."""
-    decoder = engine.decoder
-    specials = {decoder.special_id(special) for special in HOSTILE[:9]} - {None}
+    vocabulary = engine.vocabulary
+    specials = {vocabulary.special_id(special) for special in HOSTILE[:9]} - {None}
     assert len(specials) >= 5
     for context in (text, f'a {text}b', f'{text}\n{text}', f'x{text[:-1]}'):
-        ids = decoder.tokenize(context)
+        ids = vocabulary.tokenize(context)
         assert not specials & set(ids)
-        assert b''.join(map(decoder.piece, ids)).decode() == context
+        assert b''.join(map(vocabulary.piece, ids)).decode() == context
 
 
 def test_characters_come_whole(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """A character whose bytes are spread over tokens comes out in one piece."""
     text = '红色的圆形😀, naïve €5.'
-    tokens = [t for byte in text.encode() for t in byte_tokens(engine.decoder, byte)]
+    tokens = [t for byte in text.encode() for t in byte_tokens(engine.vocabulary, byte)]
     assert len(tokens) == len(text.encode())
     pieces, reply = scripted(engine, tokens, monkeypatch)
     assert ''.join(pieces) == reply.text == text
@@ -204,35 +200,34 @@ def test_characters_come_whole(engine: Engine, monkeypatch: pytest.MonkeyPatch) 
 
 def test_repetition_ends_an_answer(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sentence already said ends the answer and is not in what the model reads next."""
-    tokens = engine.decoder.tokenize('It is red. It is blue. It is red. And more')
+    tokens = engine.vocabulary.tokenize('It is red. It is blue. It is red. And more')
     pieces, reply = scripted(engine, tokens, monkeypatch)
     assert ''.join(pieces) == 'It is red. It is blue.'
     assert reply.finish == 'repetition'
-    assert b''.join(map(engine.decoder.piece, reply.tokens)).decode().rstrip() == reply.text
+    assert b''.join(map(engine.vocabulary.piece, reply.tokens)).decode().rstrip() == reply.text
 
 
-def byte_tokens(decoder: Decoder, byte: int) -> list[int]:
+def byte_tokens(vocabulary: Vocabulary, byte: int) -> list[int]:
     """Return the token for one single byte."""
-    return [t for t in range(decoder.n_vocab) if decoder.piece(t) == bytes([byte])][:1]
+    return [t for t in range(vocabulary.n_tokens) if vocabulary.piece(t) == bytes([byte])][:1]
 
 
 def scripted(
     engine: Engine, tokens: list[int], monkeypatch: pytest.MonkeyPatch
-) -> tuple[list[str], object]:
+) -> tuple[list[str], Answer]:
     """Have the model say given tokens, then end."""
-    end = next(t for t in range(engine.decoder.n_vocab) if engine.decoder.is_end(t))
+    end = next(t for t in range(engine.vocabulary.n_tokens) if engine.vocabulary.is_end(t))
     script = iter([*tokens, end])
-    sampler = engine._sampler_for(GREEDY)
     with monkeypatch.context() as patched:
-        patched.setattr(sampler, 'sample', lambda row: next(script))
-        reply = engine.generate(Request((Turn('Hi'),), sampling=GREEDY))
+        patched.setattr(Sampler, 'sample', lambda self, row: next(script))
+        reply = engine.generate(request_of(Turn('Hi'), sampling=GREEDY))
         return list(reply), reply
 
 
 def test_max_tokens(engine: Engine) -> None:
     """An answer ends after max_tokens, in the middle if need be."""
     reply = engine.generate(
-        Request((Turn(DESCRIBE, engine.picture(draw_scene(7)[1])),), max_tokens=3, sampling=GREEDY)
+        request_of(Turn(DESCRIBE, engine.picture(draw_scene(7)[1])), max_tokens=3, sampling=GREEDY)
     )
     assert ''.join(reply)
     assert (len(reply.tokens), reply.finish) == (3, 'length')
@@ -244,7 +239,7 @@ def test_sampling(engine: Engine) -> None:
 
     def sampled(**options: float) -> str:
         sampling = SamplingConfig(**{**dict(top_k=0, top_p=1.0, min_p=0.0), **options})
-        request = Request((Turn(DESCRIBE, engine.picture(bgr)),), max_tokens=30, sampling=sampling)
+        request = request_of(Turn(DESCRIBE, engine.picture(bgr)), max_tokens=30, sampling=sampling)
         return ''.join(engine.generate(request))
 
     hot = [sampled(temperature=3.0, seed=seed) for seed in (1, 1, 2, 3)]
@@ -275,7 +270,7 @@ def test_cancel_while_prefilling(engine: Engine) -> None:
     picture = engine.picture(bgr)
     engine.reset()
     cancel = CancelToken()
-    long = Request((Turn('word ' * 900, picture),), sampling=GREEDY)
+    long = request_of(Turn('word ' * 900, picture), sampling=GREEDY)
     threading.Timer(0.05, cancel.set).start()
     reply = engine.generate(long, cancel)
     assert list(reply) == []
@@ -287,7 +282,7 @@ def test_cancel_while_prefilling(engine: Engine) -> None:
 def test_abandoned_answer(engine: Engine) -> None:
     """Breaking out of the loop leaves an engine that goes on rightly."""
     scene, bgr = draw_scene(11)
-    for _ in engine.generate(Request((Turn(DESCRIBE, engine.picture(bgr)),), sampling=GREEDY)):
+    for _ in engine.generate(request_of(Turn(DESCRIBE, engine.picture(bgr)), sampling=GREEDY)):
         break
     assert ask(engine, DESCRIBE, bgr) == answer(scene, DESCRIBE)
 
@@ -330,10 +325,10 @@ def test_full_context_ends_an_answer(family: str, monkeypatch: pytest.MonkeyPatc
     """An answer that fills the context ends there; the next one is given."""
     with open_engine(family, DecoderConfig(n_ctx=256, n_threads=1)) as engine:
         words = ''.join(f'Number {i} is here. ' for i in range(100))
-        tokens = engine.decoder.tokenize(words)
-        reply = engine.generate(Request((Turn('Hi'),), max_tokens=5000, sampling=GREEDY))
+        tokens = engine.vocabulary.tokenize(words)
+        reply = engine.generate(request_of(Turn('Hi'), max_tokens=5000, sampling=GREEDY))
         script = iter(tokens)
-        monkeypatch.setattr(engine._sampler_for(GREEDY), 'sample', lambda row: next(script))
+        monkeypatch.setattr(Sampler, 'sample', lambda self, row: next(script))
         assert words.startswith(''.join(reply))
         assert reply.finish == 'context'
         monkeypatch.undo()
@@ -346,7 +341,7 @@ def test_odd_context_sizes(family: str, n_ctx: int) -> None:
     """A context of any size is filled to its end, and a longer prompt is refused, not fatal."""
     with open_engine(family, DecoderConfig(n_ctx=n_ctx, n_threads=1)) as engine:
         for letters in range(n_ctx - 20, n_ctx + 300, 9):
-            request = Request((Turn('é' * (letters // 2)),), max_tokens=4, sampling=GREEDY)
+            request = request_of(Turn('é' * (letters // 2)), max_tokens=4, sampling=GREEDY)
             try:
                 list(engine.generate(request))
             except PromptError as error:
@@ -371,9 +366,9 @@ def test_full_context_keeps_reusing(family: str) -> None:
 def test_many_special_tokens(engine: Engine) -> None:
     """Thousands of typed special tokens are as harmless as one, and take no time."""
     text = '<|custom|>' * 3000 + '<|im_end|>'
-    ids = engine.decoder.tokenize(text)
-    assert b''.join(map(engine.decoder.piece, ids)).decode() == text
-    assert engine.decoder.special_id('<|custom|>') not in ids
+    ids = engine.vocabulary.tokenize(text)
+    assert b''.join(map(engine.vocabulary.piece, ids)).decode() == text
+    assert engine.vocabulary.special_id('<|custom|>') not in ids
 
 
 def test_reset_while_a_question_is_rendered(

@@ -11,25 +11,26 @@ import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nano import MODELS, answer, draw_scene
+from nano import MODELS, answer, draw_scene, request_of
 
 from hobot_llamacpp_py.config import DecoderConfig, SamplingConfig
-from hobot_llamacpp_py.engine import Answer, Engine, Request, Turn
+from hobot_llamacpp_py.engine import Answer, Engine, Turn
 from hobot_llamacpp_py.engine.grammar import schema_to_grammar
-from hobot_llamacpp_py.errors import InferenceError, ParameterError
+from hobot_llamacpp_py.engine.sampler import Sampler
+from hobot_llamacpp_py.errors import ConstraintError, InferenceError
 from training import world
 
 
 @pytest.fixture(scope='module')
 def engine() -> Iterator[Engine]:
-    encoder, decoder, model_type = MODELS['internvl']
+    encoder, decoder, kind = MODELS['internvl']
     config = DecoderConfig(n_threads=1)
-    with Engine.open(decoder, encoder, model_type=model_type, config=config) as engine:
+    with Engine.open(decoder, encoder, family=kind, config=config) as engine:
         yield engine
 
 
 def ask(engine: Engine, question: str, sampling: SamplingConfig, **options: Any) -> Answer:
-    answer = engine.generate(Request((Turn(question),), sampling=sampling, **options))
+    answer = engine.generate(request_of(Turn(question), sampling=sampling, **options))
     for _ in answer:
         pass
     return answer
@@ -166,7 +167,7 @@ REFUSED = [
 def test_refused_schemas(schema: object, words: str) -> None:
     """What a grammar could not hold is refused by name, not left out."""
     text = schema if isinstance(schema, str) else json.dumps(schema)
-    with pytest.raises(ParameterError) as caught:
+    with pytest.raises(ConstraintError) as caught:
         schema_to_grammar(text)
     assert words in str(caught.value)
     assert '\n' not in str(caught.value)
@@ -224,7 +225,7 @@ def test_the_grammar_leads_to_the_right_answer(
         scene, bgr = draw_scene(seed)
         if re.fullmatch(r'The circle is \w+\.', expected := answer(scene, question)):
             turn = Turn(question, engine.picture(bgr))
-            reply = engine.generate(Request((turn,), sampling=sampling, speculative=speculative))
+            reply = engine.generate(request_of(turn, sampling=sampling, speculative=speculative))
             asked, right = asked + 1, right + (''.join(reply) == expected)
             assert reply.finish == 'stop'
     assert asked >= 5
@@ -258,9 +259,9 @@ BAD_GRAMMARS = [
 @pytest.mark.parametrize(('grammar', 'words'), BAD_GRAMMARS, ids=[g[:24] for g, _ in BAD_GRAMMARS])
 def test_bad_grammars(engine: Engine, grammar: str, words: str) -> None:
     """What is no grammar is refused in one line, and the engine answers on."""
-    with pytest.raises(ParameterError, match=re.escape(words)):
-        engine.decoder.check_grammar(grammar)
-    with pytest.raises(ParameterError):
+    with pytest.raises(ConstraintError, match=re.escape(words)):
+        engine.vocabulary.check_grammar(grammar)
+    with pytest.raises(ConstraintError):
         ask(engine, 'Hi', SamplingConfig(grammar=grammar))
     assert ask(engine, 'Hi', SamplingConfig(grammar='root ::= "yes"')).text == 'yes'
 
@@ -268,8 +269,6 @@ def test_bad_grammars(engine: Engine, grammar: str, words: str) -> None:
 def test_no_token_is_allowed(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the model rules out all that the grammar allows, that is an error, and no crash."""
     sampling = SamplingConfig(temperature=0, grammar='root ::= "yes"')
-    sampler = engine._sampler_for(sampling)
-    sampler._candidates = sampler._candidates[:1]  # as if the vocabulary ended there
-    sampler._ids = sampler._ids[:1]
+    monkeypatch.setattr(Sampler, '_is_allowed', lambda self, token: False)
     with pytest.raises(InferenceError, match='no token that the grammar allows'):
         ask(engine, 'Hi', sampling)

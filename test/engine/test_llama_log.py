@@ -11,7 +11,7 @@ from nano import MODELS
 
 from hobot_llamacpp_py.config import DecoderConfig
 from hobot_llamacpp_py.engine.decoder import Decoder
-from hobot_llamacpp_py.errors import InferenceError, ModelFileError, ParameterError
+from hobot_llamacpp_py.errors import ConstraintError, InferenceError, ModelFileError
 
 MISSING = 10**6  # a token that no vocabulary has
 
@@ -24,7 +24,7 @@ def decoder() -> Decoder:
 
 def reason_of_a_decode(decoder: Decoder) -> str:
     with pytest.raises(InferenceError) as caught:
-        decoder.decode(MISSING)
+        decoder.decode(MISSING, [], at=0)
     return str(caught.value)
 
 
@@ -32,8 +32,8 @@ def test_an_earlier_call_leaves_nothing(decoder: Decoder) -> None:
     """After a refused grammar, a failing decode tells its own reason."""
     before = reason_of_a_decode(decoder)
     assert 'invalid token' in before
-    with pytest.raises(ParameterError, match='no GBNF'):
-        decoder.check_grammar('root ::= nothing')
+    with pytest.raises(ConstraintError, match='no GBNF'):
+        decoder.vocabulary.check_grammar('root ::= nothing')
     assert reason_of_a_decode(decoder) == before
 
 

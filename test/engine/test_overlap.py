@@ -38,9 +38,9 @@ class Gate:
 
 @pytest.fixture
 def engine() -> Iterator[Engine]:
-    encoder, decoder, model_type = MODELS['internvl']
+    encoder, decoder, kind = MODELS['internvl']
     config = DecoderConfig(n_threads=1)
-    with Engine.open(decoder, encoder, model_type=model_type, config=config) as engine:
+    with Engine.open(decoder, encoder, family=kind, config=config) as engine:
         yield engine
 
 
@@ -126,7 +126,7 @@ def test_embeddings_of_another_shape_are_refused(engine: Engine) -> None:
 
 def test_a_closed_engine_says_so() -> None:
     """Answers are given while they are iterated over: after closing that is an error, no crash."""
-    encoder, decoder, model_type = MODELS['internvl']
+    encoder, decoder, kind = MODELS['internvl']
     with Engine.open(decoder, encoder, config=DecoderConfig(n_threads=1)) as engine:
         chat, picture = Chat(engine, GREEDY), engine.picture(draw_scene(48)[1])
         unread = chat.ask(DESCRIBE, picture)

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import llama_cpp
@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nano import MODELS, draw_scene
+from nano import MODELS, draw_scene, logits_of
 from tiny_decoders import write_hybrid, write_recurrent, write_sliding_window
 
 from hobot_llamacpp_py.config import ChatConfig, DecoderConfig, SamplingConfig
 from hobot_llamacpp_py.engine import Answer, CancelToken, Chat, Engine, Request
 from hobot_llamacpp_py.errors import PromptError
+from hobot_llamacpp_py.families import INTERNVL, ModelFamily
 
 CONFIG = DecoderConfig(n_ctx=512, n_ubatch=64, n_threads=1, flash_attn='off', kv_cache_type='f32')
 GREEDY = SamplingConfig(temperature=0)
@@ -51,8 +52,8 @@ def decoder(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope='module')
 def engines(family: str, decoder: Path) -> Iterator[tuple[Engine, Engine]]:
     """The engine that reuses, and one that is emptied before every request."""
-    encoder, _, model_type = MODELS[family]
-    with open_two(decoder, encoder, model_type) as engines:
+    encoder, _, kind = MODELS[family]
+    with open_two(decoder, encoder, kind) as engines:
         yield engines
 
 
@@ -66,15 +67,15 @@ def other_engines(
 ) -> Iterator[tuple[Engine, Engine]]:
     """The same with decoders whose memory is no plain KV cache."""
     decoder = request.param(tmp_path_factory.mktemp('tiny') / 'tiny.gguf')
-    with open_two(decoder, MODELS['internvl'][0], 0) as engines:
+    with open_two(decoder, MODELS['internvl'][0], INTERNVL) as engines:
         yield engines
 
 
 @contextmanager
-def open_two(decoder: Path, encoder: Path, model_type: int) -> Iterator[tuple[Engine, Engine]]:
+def open_two(decoder: Path, encoder: Path, kind: ModelFamily) -> Iterator[tuple[Engine, Engine]]:
     with (
-        Engine.open(decoder, encoder, model_type=model_type, config=CONFIG) as reusing,
-        Engine.open(decoder, encoder, model_type=model_type, config=CONFIG) as fresh,
+        Engine.open(decoder, encoder, family=kind, config=CONFIG) as reusing,
+        Engine.open(decoder, encoder, family=kind, config=CONFIG) as fresh,
     ):
         yield reusing, fresh
 
@@ -137,7 +138,8 @@ def converse(engines: tuple[Engine, Engine], steps: list[Step]) -> None:
             assert chat.turns == turns_before
             continue
         text = ''.join(answer)
-        request = Request(answer.turns, step.system, 48, GREEDY, speculative=False)
+        plain = replace(chat.config, speculative=False)
+        request = Request(answer.turns, plain)
         fresh.reset()
         assert ''.join(fresh.generate(request)) == text
         assert_same_logits(reusing, fresh, request)
@@ -173,14 +175,14 @@ def disturb(chat: Chat, step: Step) -> None:
 
 def assert_same_logits(reusing: Engine, fresh: Engine, request: Request) -> None:
     """Compare the logits at the prompt's end, decoded by reuse and from nothing."""
-    prompt_only = Request(request.turns, request.system, max_tokens=1, sampling=GREEDY)
+    prompt_only = replace(request, config=replace(request.config, max_tokens=1))
     fresh.reset()
     for engine in (reusing, fresh):
         list(engine.generate(prompt_only))
-    expected = fresh.decoder.logits()
-    difference = np.abs(reusing.decoder.logits() - expected).max()
+    expected = logits_of(fresh.decoder)
+    difference = np.abs(logits_of(reusing.decoder) - expected).max()
     assert difference <= 1e-3 * expected.std()
-    assert fresh.decoder.n_past == reusing.decoder.n_past
+    assert fresh.cache.n_past == reusing.cache.n_past
 
 
 def test_follow_up_decodes_only_itself(engines: tuple[Engine, Engine]) -> None:
@@ -220,15 +222,13 @@ def test_prepared_question_decodes_only_itself(engines: tuple[Engine, Engine]) -
         assert answer.stats.prefilled < 24
 
 
-def test_embeddings_of_the_last_pictures_are_kept(
-    engines: tuple[Engine, Engine], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_embeddings_of_the_last_pictures_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """A picture seen a short while ago is not encoded again."""
-    engine, encoded = engines[0], []
-    encode = engine.encoder.encode
-    monkeypatch.setattr(engine.encoder, 'encode', lambda p: encoded.append(1) or encode(p))
-    engine._embeddings.clear()
-    chat = Chat(engine, ChatConfig(history_turns=0, max_tokens=8, sampling=GREEDY))
-    for index in (0, 1, 2, 0, 1, 2):
-        list(chat.ask(QUESTIONS[0], engine.picture(PICTURES[index])))
-    assert len(encoded) == 3
+    encoder, decoder, kind = MODELS['internvl']
+    with Engine.open(decoder, encoder, family=kind, config=CONFIG) as engine:
+        encoded, encode = [], engine.encoder.encode
+        monkeypatch.setattr(engine.encoder, 'encode', lambda p: encoded.append(1) or encode(p))
+        chat = Chat(engine, ChatConfig(history_turns=0, max_tokens=8, sampling=GREEDY))
+        for index in (0, 1, 2, 0, 1, 2):
+            list(chat.ask(QUESTIONS[0], engine.picture(PICTURES[index])))
+        assert len(encoded) == 3

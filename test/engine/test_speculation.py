@@ -115,9 +115,9 @@ def test_memory_is_bounded(drafter: Drafter) -> None:
 
 @pytest.fixture(scope='module')
 def engine(family: str) -> Iterator[Engine]:
-    encoder, decoder, model_type = MODELS[family]
+    encoder, decoder, kind = MODELS[family]
     config = DecoderConfig(n_threads=1)
-    with Engine.open(decoder, encoder, model_type=model_type, config=config) as engine:
+    with Engine.open(decoder, encoder, family=kind, config=config) as engine:
         yield engine
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from nano import request_of
 from scripted_decoder import ASK, CONTROL, END, TEMPLATE, USER_DEFINED, write_decoder
 
 from hobot_llamacpp_py.config import ChatConfig, DecoderConfig, SamplingConfig
@@ -57,7 +58,7 @@ def test_thought_and_answer(ask: Callable, kind: int) -> None:
     assert (given.text, given.finish, given.is_thinking) == ('Hello world', 'stop', False)
     assert thoughts == ['I', ' ponder', '\n']
     assert given.stats.thinking == 6  # with the markers and the line feeds behind them
-    assert b''.join(chat.engine.decoder.piece(t) for t in given.tokens) == b'Hello world'
+    assert b''.join(chat.engine.vocabulary.piece(t) for t in given.tokens) == b'Hello world'
     assert chat.turns[0].answer == tuple(given.tokens)
 
 
@@ -66,8 +67,8 @@ def test_next_turn(ask: Callable) -> None:
     chat, first, _ = ask()
     second, thoughts = answer(chat)
     assert (second.text, ''.join(thoughts)) == (first.text, first.thoughts)
-    history = chat.engine._elements('', second.turns)
-    text = b''.join(chat.engine.decoder.special_piece(token) for token in history).decode()
+    history = chat.engine.prompts.build(request_of(*second.turns)).elements
+    text = b''.join(chat.engine.vocabulary.special_piece(token) for token in history).decode()
     assert text == f'user:Why?{END}assistant:Hello world{END}user:Why?{END}{ASK}'
 
 
@@ -93,7 +94,7 @@ def test_a_model_that_does_not_think(ask: Callable) -> None:
     chat, given, thoughts = ask(script, THINK)
     assert (given.text, given.thoughts, thoughts) == ('<b>', '', [])
     assert given.stats.thinking == 0
-    assert b''.join(chat.engine.decoder.piece(t) for t in given.tokens) == b' <b>'
+    assert b''.join(chat.engine.vocabulary.piece(t) for t in given.tokens) == b' <b>'
     _, given, _ = ask({ASK: '<', '<': END}, THINK)
     assert (given.text, len(given.tokens)) == ('<', 1)
 
@@ -117,8 +118,8 @@ def test_templates_that_know(ask: Callable, thinking: str) -> None:
     """A template that knows enable_thinking is told on or off, and nothing with auto."""
     said = '{{ "auto" if enable_thinking is not defined else "on" if enable_thinking else "off" }}'
     chat, given, _ = ask(SCRIPT, THINK, said + TEMPLATE, thinking=thinking)
-    prompt = chat.engine._elements('', given.turns, thinking)
-    text = b''.join(chat.engine.decoder.special_piece(token) for token in prompt).decode()
+    prompt = chat.engine.prompts.build(request_of(*given.turns, thinking=thinking)).elements
+    text = b''.join(chat.engine.vocabulary.special_piece(token) for token in prompt).decode()
     assert text.startswith(thinking)
     assert text.endswith(ASK)  # what follows is the template's affair, and the model's
     opened = "{{ '<think>' if not enable_thinking }}"
@@ -169,11 +170,14 @@ def test_channels() -> None:
     def piece(token: int) -> bytes:
         return b'' if tokens[token] in special else tokens[token].encode()
 
-    splitter = ThoughtSplitter(FORMATS[-1], piece, lambda token: tokens[token].encode(), False)
-    parts = [splitter.feed(token) for token in range(len(tokens))]
-    assert b''.join(thought for thought, _ in parts) == b'I see'
-    assert [said for _, said in parts[-2:]] == [b'', b'Yes']
-    assert splitter.tokens == [len(tokens) - 1]
+    thoughts: list[str] = []
+    splitter = ThoughtSplitter(
+        FORMATS[-1], piece, lambda token: tokens[token].encode(), thoughts.append, False
+    )
+    said = [splitter.feed(token) for token in range(len(tokens))]
+    assert ''.join(thoughts) == 'I see'
+    assert said[-2:] == [b'', b'Yes']
+    assert splitter.answer_tokens == [len(tokens) - 1]
 
 
 @pytest.mark.parametrize('markers', FORMATS, ids=lambda markers: markers.opens[0])
@@ -184,12 +188,14 @@ def test_every_format_in_any_pieces(markers, size: int) -> None:
     if markers.close in markers.skipped:
         text = f'{markers.opens[0]}a < b{markers.close}\n yes <no'
     pieces = [text[i : i + size].encode() for i in range(0, len(text), size)]
-    splitter = ThoughtSplitter(markers, pieces.__getitem__, pieces.__getitem__, in_thought=False)
-    thought = said = b''
+    thoughts: list[str] = []
+    splitter = ThoughtSplitter(
+        markers, pieces.__getitem__, pieces.__getitem__, thoughts.append, in_thought=False
+    )
+    said = b''
     for number, piece in enumerate(pieces):
-        parts = (b'', piece) if splitter.is_over else splitter.feed(number)
-        thought, said = thought + parts[0], said + parts[1]
-    assert (thought, said) == (b'a < b', b'yes <no')
+        said += piece if splitter.is_over else splitter.feed(number)
+    assert (''.join(thoughts), said) == ('a < b', b'yes <no')
     assert markers.is_open(markers.opens[0])
     assert markers.closing(f'question{markers.close}assistant') == markers.none
     assert markers.closing(f'{markers.opens[0]}{markers.close}\n') == ''

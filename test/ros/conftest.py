@@ -46,8 +46,8 @@ def start(
     ) -> Iterator[Robot]:
         if togetheros:
             pytest.importorskip('ai_msgs', reason='`make test` builds it')
-        encoder, decoder, model_type = MODELS[family]
-        models = dict(model_file_name=encoder, llm_model_name=decoder, model_type=model_type)
+        encoder, decoder, kind = MODELS[family]
+        models = dict(model_file_name=encoder, llm_model_name=decoder, model_type=kind.number)
         folder = tmp_path_factory.mktemp('node')
         settings = {**models, **parameters}
         with Robot(installed, folder, settings, arguments, togetheros) as robot:

@@ -15,12 +15,14 @@ from nano import MODELS, answer, draw_scene
 pytest.importorskip('rclpy', reason='needs ROS 2')
 from image_messages import image_message
 
-from hobot_llamacpp_py.config import DecoderConfig
+from hobot_llamacpp_py.config import ChatConfig, DecoderConfig
 from hobot_llamacpp_py.engine import Answer, Engine
-from hobot_llamacpp_py.parameters import Parameters
-from hobot_llamacpp_py.ros.frames import Frames
-from hobot_llamacpp_py.ros.images import Frame
+from hobot_llamacpp_py.ros.frame import Frame
 from hobot_llamacpp_py.ros.inbox import Inbox
+from hobot_llamacpp_py.ros.parameters import Parameters
+from hobot_llamacpp_py.ros.picture_source import CameraFrames
+from hobot_llamacpp_py.ros.sight import Sight
+from hobot_llamacpp_py.ros.timeline import Interval
 from hobot_llamacpp_py.ros.worker import Worker
 
 TIMEOUT = 60.0
@@ -29,6 +31,9 @@ DESCRIBE, DESCRIBE_ZH = 'Describe the image.', '描述一下这张图片。'
 
 class Camera:
     """Shows one scene after the other, each once, when it is told to."""
+
+    taken = lost = 0
+    description = 'the camera'
 
     def __init__(self) -> None:
         self._frames: Queue[Frame] = Queue()
@@ -55,20 +60,15 @@ class Robot:
         self.answering = threading.Event()
         self.go_on = threading.Event()
         self.go_on.set()
-        self.worker = Worker(
-            self._load,
-            lambda engine: pytest.fail('there is no local image'),
-            Parameters(feed_type=1, temperature=0.0, cute_words='', **parameters),
-            self.inbox,
-            Frames(self.camera.take, lambda: 'the camera', self.inbox),
-            listener=self,
-        )
+        self.current = Parameters(feed_type=1, temperature=0.0, cute_words='', **parameters)
+        source = CameraFrames(self.camera, self.inbox, lambda: self.current)
+        self.worker = Worker(self._load, self, self.inbox, source, listener=self)
         self.worker.start()
 
     def _load(self) -> Engine:
-        encoder, decoder, model_type = MODELS['internvl']
+        encoder, decoder, kind = MODELS['internvl']
         config = DecoderConfig(n_threads=1)
-        engine = Engine.open(decoder, encoder, model_type=model_type, config=config)
+        engine = Engine.open(decoder, encoder, family=kind, config=config)
         assert engine.encoder is not None
         self._encode = engine.encoder.encode
         engine.encoder.encode = self._note  # type: ignore[method-assign]
@@ -88,7 +88,10 @@ class Robot:
     def next_answer(self) -> tuple[str, Frame | None]:
         return self.answers.get(timeout=TIMEOUT)
 
-    def on_ready(self, engine: Engine) -> None:
+    def chat_config(self) -> ChatConfig:
+        return self.current.chat_config(self.current.system_prompt)
+
+    def on_ready(self) -> None:
         pass
 
     def on_fatal(self, error: str) -> None:
@@ -104,8 +107,8 @@ class Robot:
     def on_thought(self, piece: str) -> None:
         pass
 
-    def on_answer(self, prompt: str, answer: Answer, frame: Frame | None, steps: Any) -> None:
-        self.answers.put((answer.text, frame))
+    def on_answer(self, answer: Answer, sight: Sight, answering: Interval) -> None:
+        self.answers.put((answer.text, sight.frame))
 
     def on_cancelled(self, prompt: str, reason: str) -> None:
         self.answers.put((reason, None))

@@ -19,7 +19,8 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from hobot_llamacpp_py.ros.images import Frame, ImageSubscription, image_sources, steady_time
+from hobot_llamacpp_py.ros.frame import Frame
+from hobot_llamacpp_py.ros.images import ImageSubscription, image_sources, steady_time
 
 TIMEOUT = 60.0  # seconds: generous, for machines that are busy with something else
 RELIABLE, BEST_EFFORT = ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT

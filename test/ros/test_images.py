@@ -10,7 +10,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from hobot_llamacpp_py.errors import ImageError
-from hobot_llamacpp_py.ros.images import (
+from hobot_llamacpp_py.ros.frame import (
     Frame,
     compressed_to_bgr,
     hbm_to_bgr,

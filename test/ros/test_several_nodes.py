@@ -100,10 +100,10 @@ class TestOneProcess:
 
     @staticmethod
     def make(context: rclpy.Context, namespace: str, family: str) -> LlamacppNode:
-        encoder, decoder, model_type = MODELS[family]
+        encoder, decoder, kind = MODELS[family]
         values = dict(feed_type=1, pre_infer=1, image_timeout=TIMEOUT, temperature=0.0)
         values |= dict(model_file_name=str(encoder), llm_model_name=str(decoder))
-        values |= dict(model_type=model_type, llm_threads=1)
+        values |= dict(model_type=kind.number, llm_threads=1)
         # As the launch files do with a namespace.
         values |= dict(ros_img_sub_topic_name='image', ros_string_sub_topic_name='prompt_text')
         values |= dict(text_msg_pub_topic_name='tts_text', ai_msg_pub_topic_name='llama_cpp_node')
@@ -119,8 +119,8 @@ def test_two_processes_with_all_names_remapped(installed: Path, tmp_path: Path) 
         robot: {name: f'/{robot}/my{name}' for name in NAMES} | {'/llamacpp_node': f'/{robot}/vlm'}
         for robot in ('one', 'two')
     }
-    encoder, decoder, model_type = MODELS['internvl']
-    parameters = dict(model_file_name=encoder, llm_model_name=decoder, model_type=model_type)
+    encoder, decoder, kind = MODELS['internvl']
+    parameters = dict(model_file_name=encoder, llm_model_name=decoder, model_type=kind.number)
     parameters |= dict(feed_type=1, image_timeout=20.0)
 
     def start(robot: str, beside: Robot | None = None, **more: object) -> Robot:

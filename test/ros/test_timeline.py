@@ -8,8 +8,9 @@ pytest.importorskip('rclpy', reason='needs ROS 2')
 
 import numpy as np
 
-from hobot_llamacpp_py.engine.engine import Stats
-from hobot_llamacpp_py.ros.timeline import Interval, Sight, steps
+from hobot_llamacpp_py.engine import Stats
+from hobot_llamacpp_py.ros.sight import Sight, steps
+from hobot_llamacpp_py.ros.timeline import Interval
 from hobot_llamacpp_py.vision.picture import Picture
 
 PICTURE = Picture.of(np.zeros((2, 2, 3), np.uint8))

@@ -53,8 +53,8 @@ def main(installed: str, folder: str) -> None:
     if failed := make_network():
         print(f'no network: {failed}')
         return
-    encoder, decoder, model_type = MODELS['internvl']
-    parameters = dict(model_file_name=encoder, llm_model_name=decoder, model_type=model_type)
+    encoder, decoder, kind = MODELS['internvl']
+    parameters = dict(model_file_name=encoder, llm_model_name=decoder, model_type=kind.number)
     parameters |= dict(feed_type=1, image_timeout=20.0)
     elsewhere = ('ip', 'netns', 'exec', 'robot')
     with Robot(Path(installed), Path(folder), parameters, command=elsewhere) as robot:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from hobot_llamacpp_py.errors import ModelFileError
-from hobot_llamacpp_py.vision.encoder import open_encoder
+from hobot_llamacpp_py.families import INTERNVL
+from hobot_llamacpp_py.vision.open import open_encoder
 
 
 @pytest.mark.skipif(platform.machine() == 'aarch64', reason='this may be a board')
@@ -22,5 +23,5 @@ def test_on_a_pc(tmp_path: Path, suffix: str, module: str, board: str) -> None:
     path.touch()
     words = f"No module named '{module}'.*is no {board}: use an .onnx or mmproj"
     with pytest.raises(ModelFileError, match=words) as caught:
-        open_encoder(path, 0)
+        open_encoder(path, INTERNVL)
     assert str(path) in str(caught.value)

@@ -16,13 +16,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nano import MODELS, ROOT, draw_scene
+from nano import MODELS, ROOT, draw_scene, request_of
 from s100 import use_double, write_model
 
 from hobot_llamacpp_py.config import DecoderConfig, EncoderConfig, SamplingConfig
-from hobot_llamacpp_py.engine import Engine, Request, Turn
+from hobot_llamacpp_py.engine import Engine, Turn
 from hobot_llamacpp_py.errors import InferenceError, ModelFileError
-from hobot_llamacpp_py.vision.encoder import open_backend
+from hobot_llamacpp_py.families import INTERNVL
+from hobot_llamacpp_py.vision.backends import BACKENDS
 from hobot_llamacpp_py.vision.encoder_process import INTERPRETER, ProcessEncoder
 from hobot_llamacpp_py.vision.preprocess import fit
 
@@ -104,16 +105,16 @@ def assert_ends(process: int) -> None:
 
 def test_same_numbers(family: str) -> None:
     """Embeddings are those of the same backend in our process, for pictures of any shape."""
-    path, _, model_type = MODELS[family]
+    path, _, kind = MODELS[family]
     config = EncoderConfig('onnx', n_threads=1)
     inside, outside = (
-        open_backend(path, model_type, config),
-        ProcessEncoder(path, model_type, config),
+        BACKENDS[config.backend].open(path, kind, config),
+        ProcessEncoder(path, kind, config),
     )
     assert outside.input_size == inside.input_size
     assert (outside.n_tokens, outside.n_embd) == (inside.n_tokens, inside.n_embd)
     for size in ((320, 240), (240, 320), (100, 50), (224, 224)):
-        fitted = fit(draw_scene(1, size)[1], inside.input_size)
+        fitted = fit(draw_scene(1, size)[1], inside.input_size, 'letterbox')
         np.testing.assert_array_equal(outside.encode(fitted), inside.encode(fitted))
     flipped = fitted[:, ::-1]  # strides of its own
     np.testing.assert_array_equal(outside.encode(flipped), inside.encode(flipped))
@@ -122,7 +123,7 @@ def test_same_numbers(family: str) -> None:
 
 def test_results_do_not_change_later(make_model: Callable[..., Model]) -> None:
     """What was returned belongs to the caller: the next picture does not overwrite it."""
-    encoder = ProcessEncoder(make_model().path, 0, S100)
+    encoder = ProcessEncoder(make_model().path, INTERNVL, S100)
     first = encoder.encode(PIXELS)
     kept = first.copy()
     encoder.encode(255 - PIXELS)
@@ -137,9 +138,9 @@ def test_error_at_start(tmp_path: Path, name: str, content: bytes | None) -> Non
     if content:
         path.write_bytes(content)
     with pytest.raises(ModelFileError) as inside:
-        open_backend(path, 0, EncoderConfig('onnx'))
+        BACKENDS['onnx'].open(path, INTERNVL, EncoderConfig('onnx'))
     with pytest.raises(ModelFileError) as outside:
-        ProcessEncoder(path, 0, EncoderConfig('onnx'))
+        ProcessEncoder(path, INTERNVL, EncoderConfig('onnx'))
     assert str(outside.value) == str(inside.value)
 
 
@@ -147,7 +148,7 @@ def test_interpreter_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     """A process that cannot be started is an error with the command."""
     monkeypatch.setenv(INTERPRETER, '/nowhere/python')
     with pytest.raises(ModelFileError, match='cannot be started with /nowhere/python'):
-        ProcessEncoder(tmp_path / 'v.hbm', 0, S100)
+        ProcessEncoder(tmp_path / 'v.hbm', INTERNVL, S100)
 
 
 def test_crash_at_start(tmp_path: Path) -> None:
@@ -155,7 +156,7 @@ def test_crash_at_start(tmp_path: Path) -> None:
     with pytest.raises(
         ModelFileError, match=r'v\.hbm.* ended while it loaded it: signal SIGSEGV; .*about to fail'
     ):
-        ProcessEncoder(write_model(tmp_path / 'v.hbm', crash=True), 0, S100)
+        ProcessEncoder(write_model(tmp_path / 'v.hbm', crash=True), INTERNVL, S100)
 
 
 def test_slow_start(tmp_path: Path) -> None:
@@ -165,13 +166,13 @@ def test_slow_start(tmp_path: Path) -> None:
         EncoderConfig('bpu_s100', timeout=1),
     )
     with pytest.raises(ModelFileError, match='the model is not loaded after 1 s'):
-        ProcessEncoder(path, 0, config, start_timeout=1)
+        ProcessEncoder(path, INTERNVL, config, start_timeout=1)
 
 
 def test_error_of_the_backend(make_model: Callable[..., Model]) -> None:
     """An error of one picture is told, and the same process encodes the next."""
     model = make_model(fail='hbUCPMallocCached failed')
-    encoder = ProcessEncoder(model.path, 0, S100)
+    encoder = ProcessEncoder(model.path, INTERNVL, S100)
     child = child_of(encoder)
     model.fail()
     with pytest.raises(InferenceError, match='hbUCPMallocCached failed'):
@@ -185,7 +186,7 @@ def test_error_of_the_backend(make_model: Callable[..., Model]) -> None:
 def test_crash(make_model: Callable[..., Model], caplog: pytest.LogCaptureFixture) -> None:
     """A crash fails one picture; what the process said is in our log; the next one works."""
     model = make_model(crash=True, says='  what():  something that was caught')
-    encoder = ProcessEncoder(model.path, 0, S100)
+    encoder = ProcessEncoder(model.path, INTERNVL, S100)
     before = encoder.encode(PIXELS)
     model.fail()
     with pytest.raises(InferenceError, match=r'v\.hbm: .* ended: signal SIGSEGV.*about to fail'):
@@ -203,7 +204,7 @@ def test_abort(make_model: Callable[..., Model]) -> None:
     """
     stack = ''.join(f'\n#{number} 0x7f in libdnn.so' for number in range(50))
     model = make_model(abort='UCP Error (code: -4) hbUCPSubmitTask failed' + stack)
-    encoder = ProcessEncoder(model.path, 0, S100)
+    encoder = ProcessEncoder(model.path, INTERNVL, S100)
     model.fail()
     thrown = r'SIGABRT; its last words were: what\(\):  UCP Error \(code: -4\) hbUCPSubmitTask'
     with pytest.raises(InferenceError, match=thrown):
@@ -216,7 +217,7 @@ def test_abort(make_model: Callable[..., Model]) -> None:
 def test_repeated_crashes(make_model: Callable[..., Model]) -> None:
     """After repeated crashes an error says when the next start is due; then all is well again."""
     model = make_model(crash=True)
-    encoder = ProcessEncoder(model.path, 0, S100)
+    encoder = ProcessEncoder(model.path, INTERNVL, S100)
     model.fail()
     for _ in range(2):
         with pytest.raises(InferenceError, match='SIGSEGV'):
@@ -239,11 +240,12 @@ def test_repeated_crashes(make_model: Callable[..., Model]) -> None:
 def test_timeout(make_model: Callable[..., Model]) -> None:
     """A hung encoder is ended after encoder_timeout; the next picture gets a new one."""
     model = make_model(seconds=600)
-    encoder = ProcessEncoder(model.path, 0, EncoderConfig('bpu_s100', timeout=0.5))
+    encoder = ProcessEncoder(model.path, INTERNVL, EncoderConfig('bpu_s100', timeout=0.5))
     child = child_of(encoder)
     model.fail()
-    with pytest.raises(InferenceError, match=r'no answer within 0.5 s \(encoder_timeout\)'):
+    with pytest.raises(InferenceError, match='no answer within 0.5 s; its process') as caught:
         encoder.encode(PIXELS)
+    assert caught.value.setting == 'EncoderConfig.timeout'
     assert_ends(child)
     model.recover()
     encoder._timeout = TIMEOUT
@@ -255,7 +257,7 @@ def test_killed_while_idle(
     make_model: Callable[..., Model], caplog: pytest.LogCaptureFixture
 ) -> None:
     """A process that dies between two pictures costs a warning and no picture."""
-    encoder = ProcessEncoder(make_model().path, 0, S100)
+    encoder = ProcessEncoder(make_model().path, INTERNVL, S100)
     before, child = encoder.encode(PIXELS), child_of(encoder)
     os.kill(child, signal.SIGKILL)
     os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
@@ -267,7 +269,7 @@ def test_killed_while_idle(
 def test_close_while_encoding(make_model: Callable[..., Model]) -> None:
     """Closing from another thread ends a picture that would have taken minutes."""
     model = make_model(seconds=600)
-    encoder = ProcessEncoder(model.path, 0, EncoderConfig('bpu_s100', timeout=600))
+    encoder = ProcessEncoder(model.path, INTERNVL, EncoderConfig('bpu_s100', timeout=600))
     child = child_of(encoder)
     model.fail()
     with ThreadPoolExecutor(1) as pool:
@@ -290,10 +292,10 @@ def test_nothing_is_left(make_model: Callable[..., Model]) -> None:
         return len(os.listdir('/proc/self/fd')), threading.active_count()
 
     model = make_model()
-    ProcessEncoder(model.path, 0, S100).close()
+    ProcessEncoder(model.path, INTERNVL, S100).close()
     before = held()
     for _ in range(5):
-        encoder = ProcessEncoder(model.path, 0, S100)
+        encoder = ProcessEncoder(model.path, INTERNVL, S100)
         encoder.encode(PIXELS)
         child = child_of(encoder)
         encoder.close()
@@ -310,8 +312,9 @@ def test_ends_with_us(make_model: Callable[..., Model], end: str, busy: bool) ->
     script = f"""
 import os, sys, threading, numpy as np
 from hobot_llamacpp_py.config import EncoderConfig
+from hobot_llamacpp_py.families import INTERNVL
 from hobot_llamacpp_py.vision.encoder_process import ProcessEncoder
-encoder = ProcessEncoder({str(model.path)!r}, 0, EncoderConfig('bpu_s100', timeout=600))
+encoder = ProcessEncoder({str(model.path)!r}, INTERNVL, EncoderConfig('bpu_s100', timeout=600))
 print(encoder._child._process.pid, flush=True)
 sys.stdin.readline()
 picture = np.zeros((8, 8, 3), np.uint8)
@@ -347,13 +350,13 @@ sys.stdin.readline()
 def test_decoder_works_meanwhile(make_model: Callable[..., Model], family: str) -> None:
     """While the encoder's process holds its GIL, the decoder gives a whole answer."""
     model = make_model(seconds=600)
-    encoder = ProcessEncoder(model.path, 0, EncoderConfig('bpu_s100', timeout=600))
+    encoder = ProcessEncoder(model.path, INTERNVL, EncoderConfig('bpu_s100', timeout=600))
     model.fail()
     config = DecoderConfig(n_threads=1)
     with Engine.open(MODELS[family][1], config=config) as engine, ThreadPoolExecutor(1) as pool:
         running = pool.submit(encoder.encode, PIXELS)
         model.wait_for_begin()
-        request = Request((Turn('Hello'),), max_tokens=20, sampling=SamplingConfig(0))
+        request = request_of(Turn('Hello'), max_tokens=20, sampling=SamplingConfig(0))
         assert ''.join(engine.generate(request))
         assert not running.done()
         encoder.close()
@@ -366,9 +369,9 @@ STRAY = [b'xyz\n', b'{}\n', b'[1]\n', b'{"number": 1}\n', b'{"error": 1}\n', b'{
 @pytest.mark.parametrize('line', STRAY, ids=repr)
 def test_a_stray_line_is_no_reply(family: str, line: bytes) -> None:
     """Something else on the channel fails a picture at most; none gets another's embeddings."""
-    path, _, model_type = MODELS[family]
-    encoder = ProcessEncoder(path, model_type, EncoderConfig('onnx', n_threads=1))
-    pictures = [fit(draw_scene(seed)[1], encoder.input_size) for seed in range(3)]
+    path, _, kind = MODELS[family]
+    encoder = ProcessEncoder(path, kind, EncoderConfig('onnx', n_threads=1))
+    pictures = [fit(draw_scene(seed)[1], encoder.input_size, 'letterbox') for seed in range(3)]
     expected = [encoder.encode(picture) for picture in pictures]
     assert encoder._child is not None
     encoder._child._received = line  # as if it had just come
@@ -382,8 +385,8 @@ def test_a_stray_line_is_no_reply(family: str, line: bytes) -> None:
 @pytest.mark.parametrize('shape', [(225, 224, 3), (224, 225, 3), (0, 0, 3), (8, 8, 4)])
 def test_a_picture_that_does_not_fit(shape: tuple[int, ...]) -> None:
     """A picture larger than the input, or an empty one, is refused in one line."""
-    path, _, model_type = MODELS['internvl']
-    encoder = ProcessEncoder(path, model_type, EncoderConfig('onnx', n_threads=1))
+    path, _, kind = MODELS['internvl']
+    encoder = ProcessEncoder(path, kind, EncoderConfig('onnx', n_threads=1))
     with pytest.raises(InferenceError, match='does not fit 224 x 224'):
         encoder.encode(np.zeros(shape, np.uint8))
     encoder.close()

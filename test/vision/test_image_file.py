@@ -43,7 +43,7 @@ def test_nv12(tmp_path: Path) -> None:
     )
     with pytest.raises(ImageError, match='has 4608 bytes; an NV12 picture of 64x50 has 4800'):
         read_nv12(path, 64, 50)
-    with pytest.raises(ImageError, match='image_width and image_height'):
+    with pytest.raises(ImageError, match='an even width and height above zero; given are 0 and 0'):
         read_nv12(path, 0, 0)
 
 

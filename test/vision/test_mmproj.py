@@ -17,14 +17,15 @@ import pytest
 from gguf import GGMLQuantizationType
 from llama_cpp import mtmd_cpp as mtmd
 from mmproj_files import PROJECTORS, SIZES, random_tensors, reference, write_random
-from nano import CONFIG, MODELS, ROOT, draw_scene
+from nano import CONFIG, MODELS, ROOT, draw_scene, logits_of, request_of
 
 from hobot_llamacpp_py.config import ChatConfig, DecoderConfig, EncoderConfig, SamplingConfig
-from hobot_llamacpp_py.engine import Chat, Engine, Request, Turn
+from hobot_llamacpp_py.engine import Chat, Engine, Turn
 from hobot_llamacpp_py.engine.decoder import Decoder
 from hobot_llamacpp_py.errors import ModelFileError
-from hobot_llamacpp_py.vision.encoder import open_encoder
+from hobot_llamacpp_py.families import FAMILIES, INTERNVL, SMOLVLM2
 from hobot_llamacpp_py.vision.image_file import read_image
+from hobot_llamacpp_py.vision.open import open_encoder
 from hobot_llamacpp_py.vision.preprocess import normalise
 from hobot_llamacpp_py.vision.tensors import input_spec
 from training.evaluate import measure_files
@@ -57,13 +58,13 @@ def encode(path: Path, projector: str, bgr: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize('matrices', ['F32', 'F16', 'Q8_0'])
 def test_gives_the_embeddings_of_the_vit(tmp_path: Path, projector: str, matrices: str) -> None:
     """They are what the ViT makes of our own pixel values, computed in numpy."""
-    path, model_type = tmp_path / 'mmproj.gguf', PROJECTORS[projector]
+    path, family = tmp_path / 'mmproj.gguf', PROJECTORS[projector]
     tensors = write_random(path, projector, matrices=GGMLQuantizationType[matrices])
-    encoder = open_encoder(path, model_type)
+    encoder = open_encoder(path, family)
     assert encoder.input_size == (84, 84)
     assert (encoder.n_tokens, encoder.n_embd) == (9, 128)
 
-    spec = input_spec([1, 3, 84, 84], model_type, path)
+    spec = input_spec([1, 3, 84, 84], family, path)
     for bgr in (picture(), picture(84, 50), picture(31, 84)):
         expected = reference(tensors, normalise(bgr, spec)[0])
         actual = encoder.encode(bgr)
@@ -91,9 +92,9 @@ def test_equals_llama_cpps_own_way(tmp_path: Path, projector: str) -> None:
     embeddings = encode(path, projector, bgr)
 
     with Decoder(DECODERS[projector], SETTINGS) as decoder:
-        for segment in ([1, 2, 3], embeddings, [4]):
-            decoder.prefill(segment)
-        logits = decoder.logits()
+        for at, segment in ((0, [1, 2, 3]), (3, embeddings), (12, [4])):
+            decoder.prefill(segment, at)
+        logits = logits_of(decoder)
         decoder.trim(3)
 
         params = mtmd.mtmd_context_params_default()
@@ -118,12 +119,11 @@ def test_equals_llama_cpps_own_way(tmp_path: Path, projector: str) -> None:
         np.testing.assert_array_equal(np.ctypeslib.as_array(output, embeddings.shape), embeddings)
         n_past = llama_cpp.llama_pos()
         code = mtmd.mtmd_helper_eval_chunk_single(
-            context, decoder._context, images[0], 3, 0, 512, False, ctypes.byref(n_past)
+            context, decoder.context, images[0], 3, 0, 512, False, ctypes.byref(n_past)
         )
         assert (code, n_past.value) == (0, 3 + 9)
-        decoder.n_past = n_past.value
-        decoder.prefill([4])
-        np.testing.assert_array_equal(decoder.logits(), logits)
+        decoder.prefill([4], n_past.value)
+        np.testing.assert_array_equal(logits_of(decoder), logits)
 
         mtmd.mtmd_input_chunks_free(chunks)
         mtmd.mtmd_bitmap_free(bitmaps[0])
@@ -137,14 +137,14 @@ def test_answers_with_reuse(tmp_path: Path, projector: str) -> None:
 
     def ask(engine: Engine, *turns: Turn) -> tuple[list[int], int]:
         answer = engine.generate(
-            Request(turns, max_tokens=8, sampling=SamplingConfig(temperature=0.0))
+            request_of(*turns, max_tokens=8, sampling=SamplingConfig(temperature=0.0))
         )
         ''.join(answer)
         return answer.tokens, answer.stats.reused
 
     def open_engine() -> Engine:
         return Engine.open(
-            DECODERS[projector], path, model_type=PROJECTORS[projector], config=SETTINGS
+            DECODERS[projector], path, family=PROJECTORS[projector], config=SETTINGS
         )
 
     bgr = draw_scene(3)[1]
@@ -177,7 +177,7 @@ def test_metadata_does_not_fit(tmp_path: Path, sizes: VitSizes, words: str) -> N
     path = tmp_path / 'mmproj.gguf'
     write_mmproj(path, 'idefics3', sizes, random_tensors('idefics3'))
     with pytest.raises(ModelFileError, match=words):
-        open_encoder(path, 1)
+        open_encoder(path, SMOLVLM2)
 
 
 def test_projector_is_not_supported(tmp_path: Path) -> None:
@@ -186,15 +186,18 @@ def test_projector_is_not_supported(tmp_path: Path) -> None:
     write_random(path, 'idefics3')
     path.write_bytes(path.read_bytes().replace(b'idefics3', b'resample'))
     with pytest.raises(ModelFileError, match='type resample; supported are internvl .* idefics3'):
-        open_encoder(path, 1)
+        open_encoder(path, SMOLVLM2)
 
 
-def test_model_type_must_be_the_projectors(tmp_path: Path, projector: str) -> None:
-    """A file of the other model is refused, with the model_type that it needs."""
+def test_family_must_be_the_projectors(tmp_path: Path, projector: str) -> None:
+    """A file of another family is refused, with the one that it is of."""
     path, right = tmp_path / 'mmproj.gguf', PROJECTORS[projector]
     write_random(path, projector)
-    with pytest.raises(ModelFileError, match=f'model_type {1 - right} .*set model_type:={right}'):
-        open_encoder(path, 1 - right)
+    other = next(family for family in FAMILIES.values() if family != right)
+    words = f'is a vision encoder of {right.name}, not of {other.name}'
+    with pytest.raises(ModelFileError, match=words) as caught:
+        open_encoder(path, other)
+    assert (caught.value.setting, caught.value.value) == ('family', right.name)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +210,7 @@ def test_tensor_is_missing(tmp_path: Path, missing: str) -> None:
     del tensors[missing]
     write_mmproj(path, 'internvl', SIZES, tensors)
     with pytest.raises(ModelFileError, match=re.escape(missing)):
-        open_encoder(path, 0)
+        open_encoder(path, INTERNVL)
 
 
 @pytest.mark.parametrize('share', [0.0, 0.001, 0.01, 0.03, 0.5, 0.99])
@@ -218,22 +221,22 @@ def test_file_is_cut_off(tmp_path: Path, share: float) -> None:
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
     with pytest.raises(ModelFileError, match='is not a GGUF file|is damaged|is cut off'):
-        open_encoder(path, 0)
+        open_encoder(path, INTERNVL)
 
 
 @pytest.mark.parametrize(
     ('path', 'words'),
     [
-        ('mmproj-nowhere.gguf', 'mmproj-nowhere.gguf: No such file'),
+        ('mmproj-nowhere.gguf', 'mmproj-nowhere.gguf: no such file'),
         (CONFIG / 'nano_internvl.gguf', 'of architecture qwen2, not an mmproj file'),
         (CONFIG / 'image1.png', 'is not a GGUF file'),
-        (CONFIG, 'Is a directory'),
+        (CONFIG, 'config: no such file'),
     ],
 )
 def test_file_is_no_encoder(path: Path, words: str) -> None:
     """A wrong path is answered with what the file is."""
     with pytest.raises(ModelFileError, match=words):
-        open_encoder(path, 0, EncoderConfig(backend='mmproj'))
+        open_encoder(path, INTERNVL, EncoderConfig(backend='mmproj'))
 
 
 @pytest.fixture(scope='module')
@@ -242,7 +245,7 @@ def built_in() -> Iterator[Engine]:
     with Engine.open(
         DECODERS['idefics3'],
         CONFIG / 'mmproj-nano_smolvlm.gguf',
-        model_type=1,
+        family=SMOLVLM2,
         config=DecoderConfig(n_ctx=1024, n_threads=1),
     ) as engine:
         yield engine
@@ -272,15 +275,16 @@ def test_width_must_be_the_decoders(tmp_path: Path) -> None:
     path, sizes = tmp_path / 'mmproj.gguf', replace(SIZES, projection=64)
     write_mmproj(path, 'internvl', sizes, random_tensors('internvl', sizes))
     with pytest.raises(ModelFileError, match='width 64.*takes 128'):
-        Engine.open(DECODERS['internvl'], path, model_type=0, config=SETTINGS)
+        Engine.open(DECODERS['internvl'], path, family=INTERNVL, config=SETTINGS)
 
 
 SCRIPT = """
 import sys, numpy
 from hobot_llamacpp_py.errors import ModelFileError
-from hobot_llamacpp_py.vision.encoder import open_encoder
+from hobot_llamacpp_py.families import INTERNVL
+from hobot_llamacpp_py.vision.open import open_encoder
 try:
-    print(open_encoder(sys.argv[1], 0).encode(numpy.zeros((84, 84, 3), numpy.uint8)).shape)
+    print(open_encoder(sys.argv[1], INTERNVL).encode(numpy.zeros((84, 84, 3), numpy.uint8)).shape)
 except ModelFileError as error:
     print(error)
 """

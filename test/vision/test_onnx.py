@@ -12,7 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hobot_llamacpp_py.engine import Engine
 from hobot_llamacpp_py.errors import InferenceError, ModelFileError
-from hobot_llamacpp_py.vision.encoder import backend_of, open_encoder
+from hobot_llamacpp_py.families import FAMILIES, INTERNVL, SMOLVLM2
+from hobot_llamacpp_py.vision.backends import backend_of
+from hobot_llamacpp_py.vision.open import open_encoder
 from hobot_llamacpp_py.vision.preprocess import fit
 
 
@@ -45,7 +47,7 @@ EMBEDDINGS = np.arange(12, dtype=np.float32).reshape(1, 4, 3)
 def test_reads_the_input(tmp_path: Path, shape: list, dtype: int) -> None:
     """Size, layout and number type come from the file."""
     path = write_model(tmp_path / 'vit.onnx', shape, EMBEDDINGS, dtype=dtype)
-    encoder = open_encoder(path, 0)
+    encoder = open_encoder(path, INTERNVL)
     assert encoder.input_size == (64, 48)
     assert (encoder.n_tokens, encoder.n_embd) == (4, 3)
     np.testing.assert_array_equal(encoder.encode(np.zeros((48, 48, 3), np.uint8)), EMBEDDINGS[0])
@@ -55,7 +57,7 @@ def test_reads_the_input(tmp_path: Path, shape: list, dtype: int) -> None:
 def test_output_shapes(tmp_path: Path, shape: tuple) -> None:
     """Tokens may come with or without the axes of length one that exporters leave."""
     path = write_model(tmp_path / 'vit.onnx', [1, 3, 8, 8], EMBEDDINGS.reshape(shape))
-    embeddings = open_encoder(path, 1).encode(np.zeros((8, 8, 3), np.uint8))
+    embeddings = open_encoder(path, SMOLVLM2).encode(np.zeros((8, 8, 3), np.uint8))
     np.testing.assert_array_equal(embeddings, EMBEDDINGS[0])
 
 
@@ -74,7 +76,7 @@ def test_refused(tmp_path: Path, shape: list, output: np.ndarray, words: str) ->
     """A model that is no vision encoder is told with its path and what was expected."""
     path = write_model(tmp_path / 'vit.onnx', shape, output)
     with pytest.raises(ModelFileError, match=words) as caught:
-        open_encoder(path, 0)
+        open_encoder(path, INTERNVL)
     assert str(path) in str(caught.value)
 
 
@@ -82,14 +84,14 @@ def test_two_inputs_are_refused(tmp_path: Path) -> None:
     """A model with a second input is not guessed at."""
     path = write_model(tmp_path / 'vit.onnx', [1, 3, 8, 8], EMBEDDINGS, inputs=2)
     with pytest.raises(ModelFileError, match='expected one float input, a picture; found'):
-        open_encoder(path, 0)
+        open_encoder(path, INTERNVL)
 
 
 def test_nan_is_refused(tmp_path: Path) -> None:
     """Embeddings that are no numbers never reach the decoder."""
     path = write_model(tmp_path / 'vit.onnx', [1, 3, 8, 8], EMBEDDINGS * np.nan)
     with pytest.raises(InferenceError, match='NaN or infinity'):
-        open_encoder(path, 0)
+        open_encoder(path, INTERNVL)
 
 
 @pytest.mark.parametrize('content', [b'', b'hello', b'\x08\x08'])
@@ -98,28 +100,29 @@ def test_damaged_file(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / 'vit.onnx'
     path.write_bytes(content)
     with pytest.raises(ModelFileError, match=r'vit\.onnx'):
-        open_encoder(path, 0)
+        open_encoder(path, INTERNVL)
 
 
 def test_missing_file(tmp_path: Path) -> None:
     """A missing file is told as such."""
     with pytest.raises(ModelFileError, match='no such file'):
-        open_encoder(tmp_path / 'none.onnx', 0)
+        open_encoder(tmp_path / 'none.onnx', INTERNVL)
 
 
 def test_width_must_be_the_decoders(tmp_path: Path, family: str) -> None:
     """An encoder of another width than the decoder's is refused, with both widths."""
-    _, decoder, model_type = MODELS[family]
+    _, decoder, kind = MODELS[family]
     path = write_model(tmp_path / 'vit.onnx', [1, 3, 8, 8], EMBEDDINGS)
     with pytest.raises(ModelFileError, match=r'tokens of width 3, but nano_\w+\.gguf takes 128'):
-        Engine.open(decoder, path, model_type=model_type)
+        Engine.open(decoder, path, family=kind)
 
 
 def test_normalisation_matters(family: str) -> None:
     """Each family has a normalisation of its own: the other's gives other embeddings."""
-    path, _, model_type = MODELS[family]
-    own, other = (open_encoder(path, kind) for kind in (model_type, 1 - model_type))
-    fitted = fit(draw_scene(1)[1], own.input_size)
+    path, _, kind = MODELS[family]
+    another = next(other for other in FAMILIES.values() if other != kind)
+    own, other = open_encoder(path, kind), open_encoder(path, another)
+    fitted = fit(draw_scene(1)[1], own.input_size, 'letterbox')
     difference = own.encode(fitted) - other.encode(fitted)
     assert np.abs(difference).max() > 0.1
 

@@ -3,16 +3,9 @@
 import numpy as np
 import pytest
 
+from hobot_llamacpp_py.families import INTERNVL, SMOLVLM2, ModelFamily
 from hobot_llamacpp_py.vision.picture import Picture
-from hobot_llamacpp_py.vision.preprocess import (
-    INTERNVL_MEAN,
-    INTERNVL_STD,
-    SMOLVLM_MEAN,
-    SMOLVLM_STD,
-    InputSpec,
-    fit,
-    normalise,
-)
+from hobot_llamacpp_py.vision.preprocess import InputSpec, fit, normalise
 
 SIZE = (64, 48)
 
@@ -33,7 +26,7 @@ def picture(height: int, width: int) -> np.ndarray:
 )
 def test_letterbox_keeps_the_aspect(size: tuple[int, int], expected: tuple[int, int]) -> None:
     """Letterbox shrinks what is larger and leaves what is not."""
-    assert fit(picture(*size), SIZE).shape[:2] == expected
+    assert fit(picture(*size), SIZE, 'letterbox').shape[:2] == expected
 
 
 @pytest.mark.parametrize('size', [(96, 128), (480, 320), (10, 20)])
@@ -45,16 +38,15 @@ def test_stretch_fills_the_input(size: tuple[int, int]) -> None:
 def test_a_picture_that_fits_is_not_copied() -> None:
     """No work is done for a picture of the right size."""
     bgr = picture(48, 64)
-    assert fit(bgr, SIZE) is bgr
+    assert fit(bgr, SIZE, 'letterbox') is bgr
 
 
 @pytest.mark.parametrize('layout', ['NCHW', 'NHWC'])
-@pytest.mark.parametrize(
-    ('mean', 'std'), [(INTERNVL_MEAN, INTERNVL_STD), (SMOLVLM_MEAN, SMOLVLM_STD)]
-)
-def test_pixel_values(layout: str, mean: tuple, std: tuple) -> None:
+@pytest.mark.parametrize('family', [INTERNVL, SMOLVLM2], ids=['internvl', 'smolvlm'])
+def test_pixel_values(layout: str, family: ModelFamily) -> None:
     """RGB / 255, minus mean, by std; top-left, and black around, padded before normalisation."""
     bgr = picture(30, 40)
+    mean, std = family.mean, family.std
     values = normalise(bgr, InputSpec(64, 48, mean, std, layout))
     padded = np.zeros((48, 64, 3), np.uint8)
     padded[:30, :40] = bgr
@@ -69,7 +61,7 @@ def test_pixel_values(layout: str, mean: tuple, std: tuple) -> None:
 def test_shrinking_averages() -> None:
     """A fine checkerboard becomes grey, not black or white: no aliasing."""
     board = np.indices((480, 640)).sum(0) % 2 * 255
-    grey = fit(np.repeat(board[:, :, np.newaxis], 3, 2).astype(np.uint8), SIZE)
+    grey = fit(np.repeat(board[:, :, np.newaxis], 3, 2).astype(np.uint8), SIZE, 'letterbox')
     assert np.abs(grey.astype(int) - 127).max() <= 1
 
 

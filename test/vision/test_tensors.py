@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from hobot_llamacpp_py.families import INTERNVL
 from hobot_llamacpp_py.vision.tensors import (
     Quantisation,
     as_embeddings,
@@ -13,7 +14,7 @@ from hobot_llamacpp_py.vision.tensors import (
     rgb_pixels,
 )
 
-SPEC = input_spec([1, 3, 4, 6], 0, 'vit.bin')
+SPEC = input_spec([1, 3, 4, 6], INTERNVL, 'vit.bin')
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from hobot_llamacpp_py.neighbours import Neighbour, apt_name, neighbours, whole_number
+from hobot_llamacpp_py.launching.neighbours import Neighbour, apt_name, neighbours, whole_number
 
 __all__ = ['arguments', 'generate', 'node_parameters']
 

@@ -1,6 +1,6 @@
 """The neighbours of the node on a robot: camera, codec, web view and speech, all of TogetheROS.
 
-Which of them a launch file starts, and with what. (How is in launch_description.py.)
+Which of them a launch file starts, and with what. (How is in description.py.)
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hobot_llamacpp_py.errors import ModelFileError
 
-__all__ = ['GgufHeader', 'Value']
+__all__ = ['GgufHeader', 'Value', 'check_magic']
 
 Value = int | float | bool | str | list['Value']
 
@@ -20,6 +20,24 @@ _STRING, _ARRAY = 8, 9
 # Numbers in a block and bytes of a block, of the tensor types that encoders come in: F32, F16,
 # Q8_0, BF16. Of another type only the start is known.
 _BLOCKS = {0: (1, 4), 1: (1, 2), 8: (32, 34), 30: (1, 2)}
+
+
+def check_magic(path: Path) -> None:
+    """Check that a file can be read and begins as a GGUF file does.
+
+    Raises:
+        ModelFileError: it does not.
+    """
+    try:
+        with path.open('rb') as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise ModelFileError(f'{path}: {error.strerror}') from None
+    if magic != b'GGUF':
+        raise ModelFileError(
+            f'{path} is not a GGUF file (it starts with {magic!r}); download it again, a git-lfs'
+            ' pointer or an error page may stand in its place'
+        )
 
 
 @dataclass(frozen=True)
@@ -35,29 +53,25 @@ class GgufHeader:
         return value if isinstance(value, int) else 0
 
     @classmethod
-    def read(cls, path: str | Path) -> GgufHeader:
+    def read(cls, path: Path) -> GgufHeader:
         """Read the header of a GGUF file.
 
         Raises:
             ModelFileError: the file cannot be read, is no GGUF file, or is cut off. (libmtmd
                 loads a file that is cut off, with whatever was in memory in the missing place.)
         """
+        check_magic(path)
         try:
-            with Path(path).open('rb') as file:
-                magic = file.read(4)
-                if magic != b'GGUF':
+            with (
+                path.open('rb') as file,
+                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+            ):
+                header, size = _Reader(data).header()
+                if len(data) < size:
                     raise ModelFileError(
-                        f'{path} is not a GGUF file (it starts with {magic!r}); download it'
-                        ' again, a git-lfs pointer or an error page may stand in its place'
+                        f'{path} is cut off: it has {len(data)} of {size} bytes; download it again'
                     )
-                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                    header, size = _Reader(data).header()
-                    if len(data) < size:
-                        raise ModelFileError(
-                            f'{path} is cut off: it has {len(data)} of {size} bytes;'
-                            ' download it again'
-                        )
-                    return header
+                return header
         except OSError as error:
             raise ModelFileError(f'{path}: {error.strerror}') from None
         except (struct.error, ValueError, KeyError, ZeroDivisionError):

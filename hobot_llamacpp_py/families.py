@@ -1,0 +1,108 @@
+"""The model families: what a vision-language model was trained with, one entry each.
+
+Only the parameter `model_type` knows their numbers; elsewhere the object itself is passed on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ['FAMILIES', 'INTERNVL', 'SMOLVLM2', 'ModelFamily', 'Projector', 'PromptLayout']
+
+RGB = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class PromptLayout:
+    """The literal text around what is said; every `<…>` in it is a special token.
+
+    Attributes:
+        start: once, at the head of a prompt.
+        system: before and after the system prompt.
+        user: before a question without a picture.
+        images: before and after a picture, which the question follows; of several forms the first
+            one whose tokens the vocabulary has.
+        assistant: between a question and its answer.
+        end: after an answer.
+    """
+
+    start: str
+    system: tuple[str, str]
+    user: str
+    images: tuple[tuple[str, str], ...]
+    assistant: str
+    end: str
+
+
+@dataclass(frozen=True)
+class Projector:
+    """The family's part of an mmproj GGUF file.
+
+    Attributes:
+        name: in the file's metadata.
+        matrix: the tensor that gives an image token its width.
+        has_class_token: one position is that of a class token and not of a patch.
+    """
+
+    name: str
+    matrix: str
+    has_class_token: bool = False
+
+
+@dataclass(frozen=True)
+class ModelFamily:
+    """Models that share preprocessing and prompt format.
+
+    Attributes:
+        number: the value of `model_type`.
+        models: which ones those are.
+        mean, std: of the RGB pixels (0 to 1) in training.
+    """
+
+    number: int
+    name: str
+    models: str
+    mean: RGB
+    std: RGB
+    projector: Projector
+    prompt: PromptLayout
+
+
+INTERNVL = ModelFamily(
+    number=0,
+    name='InternVL',
+    models='InternVL 2.5 and 3',
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+    projector=Projector('internvl', 'mm.model.mlp.3.weight', has_class_token=True),
+    prompt=PromptLayout(
+        start='',
+        system=('<|im_start|>system\n', '<|im_end|>\n'),
+        user='<|im_start|>user\n',
+        # As InternVL was trained, else as the C++ node has it for vocabularies of Qwen2.
+        images=(
+            ('<|im_start|>user\n<img>', '</img>\n'),
+            ('<|im_start|>user\n<|vision_start|>', '<|vision_end|>'),
+        ),
+        assistant='<|im_end|>\n<|im_start|>assistant\n',
+        end='<|im_end|>\n',
+    ),
+)
+SMOLVLM2 = ModelFamily(
+    number=1,
+    name='SmolVLM2',
+    models='SmolVLM2',
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+    projector=Projector('idefics3', 'mm.model.fc.weight'),
+    prompt=PromptLayout(
+        start='<|im_start|>',
+        system=('System: ', '<end_of_utterance>\n'),
+        user='User: ',
+        images=(('User:<fake_token_around_image><global-img>', '<fake_token_around_image>'),),
+        assistant='<end_of_utterance>\nAssistant:',
+        end='<end_of_utterance>\n',
+    ),
+)
+
+FAMILIES: dict[int, ModelFamily] = {family.number: family for family in (INTERNVL, SMOLVLM2)}

@@ -1,0 +1,185 @@
+"""Where the picture comes from that a question is about: a file, a camera, or nowhere.
+
+`describe` is the executor's; all else is called by the inference thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from hobot_llamacpp_py.engine import CancelToken, Engine
+from hobot_llamacpp_py.ros.frame import Frame
+from hobot_llamacpp_py.ros.frames import Demand, Frames
+from hobot_llamacpp_py.ros.inbox import Inbox
+from hobot_llamacpp_py.ros.lookout import Lookout
+from hobot_llamacpp_py.ros.parameters import Parameters
+from hobot_llamacpp_py.ros.sight import Sight, see
+from hobot_llamacpp_py.vision.image_file import read_image, read_nv12
+
+__all__ = ['CameraFrames', 'LocalPicture', 'NoPicture', 'PictureSource']
+
+
+class PictureSource(Protocol):
+    """Gives what a question is about."""
+
+    def open(self, engine: Engine) -> Sight | None:
+        """Begin, now that there is an engine; return what can be prepared before any prompt."""
+
+    def has_news(self) -> bool:
+        """Tell whether there is something to prepare that nobody has asked for."""
+
+    def prepare(self, cancel: CancelToken, *, asked: bool) -> Sight | None:
+        """Return what the next question will be about, if that is to be prepared now.
+
+        Args:
+            asked: somebody is about to ask; else it is the idle node's own doing.
+        """
+
+    def next(self, cancel: CancelToken, *, newest: bool) -> Sight | None:
+        """Return what a question is about, None in a text chat.
+
+        Args:
+            newest: the newest there is, though something else may be encoded already.
+        """
+
+    def describe(self, is_read: bool) -> Mapping[str, object]:
+        """Return figures for the diagnostics, which somebody reads or not."""
+
+
+class Images(Protocol):
+    """A subscription to images, such as `ImageSubscription`."""
+
+    taken: int
+    lost: int
+
+    @property
+    def description(self) -> str:
+        """What is subscribed to, in words."""
+
+    def take(self) -> Frame | None:
+        """Return the newest image that has come since the last call, or None."""
+
+
+class NoPicture:
+    """That of a text chat."""
+
+    def open(self, engine: Engine) -> Sight | None:
+        return None
+
+    def has_news(self) -> bool:
+        return False
+
+    def prepare(self, cancel: CancelToken, *, asked: bool) -> Sight | None:
+        return None
+
+    def next(self, cancel: CancelToken, *, newest: bool) -> Sight | None:
+        return None
+
+    def describe(self, is_read: bool) -> Mapping[str, object]:
+        return {}
+
+
+class LocalPicture:
+    """A file, read once: all questions are about it.
+
+    Args:
+        nv12_size: width and height of a raw NV12 file; None: an encoded one.
+    """
+
+    def __init__(self, path: str, nv12_size: tuple[int, int] | None = None) -> None:
+        self._path, self._nv12_size = path, nv12_size
+        self._sight: Sight | None = None
+
+    def open(self, engine: Engine) -> Sight | None:
+        self._sight = see(None, lambda: engine.picture(self._read()))
+        return self._sight
+
+    def has_news(self) -> bool:
+        return False
+
+    def prepare(self, cancel: CancelToken, *, asked: bool) -> Sight | None:
+        return None  # it was, at the start
+
+    def next(self, cancel: CancelToken, *, newest: bool) -> Sight | None:
+        return self._sight
+
+    def describe(self, is_read: bool) -> Mapping[str, object]:
+        return {}
+
+    def _read(self) -> npt.NDArray[np.uint8]:
+        if self._nv12_size is None:
+            return read_image(self._path)
+        return read_nv12(self._path, *self._nv12_size)
+
+
+class CameraFrames:
+    """The frames of an image topic: a question is about a prepared one, or the newest.
+
+    Args:
+        images: the subscription.
+        inbox: ends all waiting when it is closed.
+        parameters: gives the settings of the moment.
+    """
+
+    def __init__(self, images: Images, inbox: Inbox, parameters: Callable[[], Parameters]) -> None:
+        self._images, self._parameters = images, parameters
+        self._frames = Frames(images.take, lambda: str(images.description), inbox)
+        self._engine: Engine | None = None
+        self._prepared: Sight | None = None
+
+    def open(self, engine: Engine) -> Sight | None:
+        self._engine = engine
+        parameters = self._parameters()
+        if parameters.continuous or parameters.prepares_ahead:
+            Lookout(engine, self._frames, parameters.pre_infer_period, self._demand).start()
+        return None
+
+    def has_news(self) -> bool:
+        return self._frames.has_news()
+
+    def prepare(self, cancel: CancelToken, *, asked: bool) -> Sight | None:
+        if asked:
+            self._prepared = self._newest(cancel)
+            return self._prepared
+        encoded = self._frames.take_encoded(self._parameters().max_image_age)
+        if not encoded or not self._parameters().prepares_ahead:
+            return None
+        self._prepared = encoded
+        return encoded
+
+    def next(self, cancel: CancelToken, *, newest: bool) -> Sight | None:
+        max_age = self._parameters().max_image_age
+        prepared, self._prepared = self._prepared, None  # one preparation, one question
+        if prepared and prepared.is_fresh(max_age) and not self._frames.last_failed:
+            return prepared
+        encoded = self._frames.take_encoded(max_age, cancel, newest=newest)
+        return encoded or self._newest(cancel)
+
+    def describe(self, is_read: bool) -> Mapping[str, object]:
+        images, frames = self._images, self._frames
+        if is_read:  # else nobody wants to know whether frames come
+            frames.look()
+        return {
+            'images': images.description,
+            'frames received': images.taken,
+            'frames dropped': images.taken - frames.used - frames.unused,
+            'frames lost': images.lost,
+        }
+
+    def _newest(self, cancel: CancelToken) -> Sight:
+        engine, parameters = self._engine, self._parameters()
+        assert engine is not None
+        frame = self._frames.wait_for_newest(
+            parameters.image_timeout, parameters.max_image_age, cancel
+        )
+        return see(frame, lambda: engine.picture(frame.bgr()))
+
+    def _demand(self) -> Demand:
+        parameters = self._parameters()
+        if parameters.asks_again:
+            return Demand.EAGER
+        return Demand.REGULAR if parameters.prepares_ahead else Demand.NONE

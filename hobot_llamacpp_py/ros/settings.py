@@ -1,0 +1,183 @@
+"""The settings of one node: declared, checked, their files found, and changed at run time."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+
+from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from hobot_llamacpp_py.engine import ChatConfig, Engine, schema_to_grammar
+from hobot_llamacpp_py.errors import ModelFileError, ParameterError
+from hobot_llamacpp_py.files import find_file, read_text
+from hobot_llamacpp_py.ros.parameters import Parameters, specs
+
+__all__ = ['Settings']
+
+_TRY = 'To try the built-in model: ros2 run hobot_llamacpp_py hobot_llamacpp_py --ros-args'
+_BUILT_IN = (
+    f'{_TRY} -p model_file_name:=config/nano_internvl_vit.onnx'
+    ' -p llm_model_name:=config/nano_internvl.gguf -p user_prompt:="Describe the image."'
+)
+_BUILT_IN_CHAT = (
+    f'{_TRY} -p feed_type:=2 -p llm_model_name:=config/nano_internvl.gguf -p user_prompt:="Hello"'
+)
+
+
+class Settings:
+    """The one owner of a node's settings.
+
+    Whoever needs one reads `current`, which is replaced as a whole: by the executor's thread, at
+    any time.
+
+    Raises:
+        VlmError: parameters or files do not make sense; the text is one line for the user.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node, self._logger = node, node.get_logger()
+        # rclpy offers no other way to know what was given, and what is a default.
+        self.given = frozenset(getattr(node, '_parameter_overrides', ()))
+        """Names of the parameters that somebody gave."""
+        self.check_grammar: Callable[[str], None] | None = None
+        """Tells whether the decoder can use a grammar; None until it is loaded."""
+        self.current = self._declare()
+        self._check_combinations()
+        self._check_topics()
+        self.files = self._find_files()
+        """Paths by the name of the parameter that names the file."""
+
+    def chat_config(self) -> ChatConfig:
+        """Return how conversations are held now; files of texts are read again.
+
+        Raises:
+            ModelFileError, ParameterError, ConstraintError: a file is gone, or has changed badly.
+        """
+        return _chat_config(self.current)
+
+    def changed(self, parameters: Iterable[Parameter]) -> Parameters:
+        """Return the settings as they would be with some parameters changed.
+
+        Raises:
+            VlmError: one of them cannot be set, or not to that.
+        """
+        table, values = specs(), {}
+        for parameter in parameters:
+            if parameter.name not in table:
+                continue  # not ours, for example use_sim_time
+            if not table[parameter.name].runtime:
+                raise ParameterError(
+                    f'{parameter.name} is read at start only: restart the node to change it'
+                )
+            values[parameter.name] = parameter.value
+        changed = self.current.replaced(values)
+        grammar = _chat_config(changed).sampling.grammar
+        if grammar and {'json_schema', 'grammar'} & values.keys():
+            if self.check_grammar is None:
+                raise ParameterError('the models are being loaded: set it when the node is ready')
+            self.check_grammar(grammar)
+        return changed
+
+    def on_loaded(self, engine: Engine) -> None:
+        """Check what only the models can tell.
+
+        Raises:
+            ConstraintError: the decoder cannot use the grammar.
+        """
+        self.check_grammar = engine.vocabulary.check_grammar
+        if grammar := self.chat_config().sampling.grammar:
+            self.check_grammar(grammar)
+
+    # -- at the start ----------------------------------------------------------------------------
+
+    def _declare(self) -> Parameters:
+        values = {}
+        for spec in specs().values():
+            limits = f'; {spec.range_text}' if spec.range_text else ''
+            descriptor = ParameterDescriptor(
+                description=spec.sentence + limits,
+                # YAML decides the type of what stands on a command line; `coerce` mends it.
+                dynamic_typing=True,
+            )
+            declared = self._node.declare_parameter(spec.name, spec.default, descriptor)
+            values[spec.name] = declared.value
+        self._warn_of_unknown()
+        return Parameters.from_values(values)
+
+    def _warn_of_unknown(self) -> None:
+        """Name parameters that were given but do not exist: ROS ignores them without a word."""
+        for name in self.given:
+            whole = name.split('.')[0]
+            if whole != name and whole in specs():
+                raise ParameterError(f'{whole} is a map in YAML; quote it, so that it is a text')
+            if not self._node.has_parameter(name) and '.' not in name:
+                similar = difflib.get_close_matches(name, specs(), 1)
+                hint = f'; did you mean {similar[0]}?' if similar else ''
+                self._logger.warning(f'there is no parameter {name}{hint}')
+
+    def _check_combinations(self) -> None:
+        """Say at once what does not go together, instead of doing something else."""
+        parameters = self.current
+        _grammar(parameters)
+        if parameters.pre_infer and parameters.feed_type == 2:
+            self._logger.warning('pre_infer has no effect in a text chat')
+        if parameters.once and not parameters.user_prompt:
+            raise ParameterError('once needs a user_prompt to answer')
+        if parameters.continuous and parameters.feed_type != 1:
+            raise ParameterError('continuous needs images on a topic: set feed_type:=1')
+
+    def _check_topics(self) -> None:
+        for name in specs():
+            if name.endswith('_topic_name'):
+                topic = getattr(self.current, name)
+                try:
+                    self._node.resolve_topic_name(topic)
+                except Exception as error:  # of rclpy's C library, not exported
+                    reason = str(error).split(', at ')[0]
+                    raise ParameterError(f'{name}: {topic!r} is no topic: {reason}') from None
+
+    def _find_files(self) -> dict[str, str]:
+        """Find all files before any is loaded, so that a miss is told at once."""
+        parameters = self.current
+        wanted = {'llm_model_name': parameters.llm_model_name}
+        if parameters.feed_type != 2:
+            wanted['model_file_name'] = parameters.model_file_name
+        files, missing = {}, []
+        for name, value in wanted.items():
+            try:
+                files[name] = find_file(name, value)
+            except ModelFileError as error:
+                missing.append(str(error))
+        if missing:
+            advice = _BUILT_IN_CHAT if parameters.feed_type == 2 else _BUILT_IN
+            raise ModelFileError(f'{"; ".join(missing)}. {advice}')
+        if parameters.feed_type == 0:
+            files['image'] = find_file('image', parameters.image)
+        _system_prompt(parameters)
+        return {name: str(path) for name, path in files.items()}
+
+
+def _chat_config(parameters: Parameters) -> ChatConfig:
+    return parameters.chat_config(_system_prompt(parameters), _grammar(parameters))
+
+
+def _system_prompt(parameters: Parameters) -> str:
+    """Return the system prompt: the text itself, or the content of the `.txt` file it names."""
+    value = parameters.system_prompt
+    if not value.endswith('.txt') or '\n' in value:
+        return value
+    return read_text('system_prompt', value)
+
+
+def _grammar(parameters: Parameters) -> str:
+    """Return the GBNF grammar of the answer, empty for none; both values may be files' names."""
+    json_schema, grammar = parameters.json_schema, parameters.grammar
+    if json_schema and grammar:
+        raise ParameterError('json_schema and grammar exclude each other: empty one of them')
+    if json_schema:
+        inline = json_schema.lstrip().startswith(('{', '['))
+        return schema_to_grammar(json_schema if inline else read_text('json_schema', json_schema))
+    inline = '::=' in grammar or not grammar
+    return grammar if inline else read_text('grammar', grammar)
