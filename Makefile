@@ -1,7 +1,7 @@
 # What a developer or a visitor needs; the robot's build is colcon's.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo bench test test-board test-aarch64 lint clean
+.PHONY: help demo bench check test test-board test-aarch64 format lint clean
 
 # A sourced ROS must not mix with the one in .venv.
 VENV := . scripts/without_ros.sh && .venv/bin/python
@@ -10,9 +10,11 @@ ARGS ?=
 help:
 	@echo 'make demo          ask a small built-in vision model about pictures, through ROS 2 topics'
 	@echo 'make bench         measure what the engine promises (minutes, on a quiet machine)'
+	@echo 'make check         style, types and the tests that need no ROS, in a minute'
 	@echo 'make test          run the tests (ARGS="-k name" chooses)'
 	@echo 'make test-board    run the tests of the BPU encoders on an emulated X5 and S100 (installs qemu)'
 	@echo 'make test-aarch64  run all but ROS there, with llama.cpp compiled for the board'
+	@echo 'make format        lay the code out'
 	@echo 'make lint          check style and types'
 	@echo 'make clean         remove .venv and build outputs (compiled things stay in ~/.cache)'
 	@echo
@@ -37,6 +39,11 @@ test:
 	@scripts/interfaces.sh
 	@$(VENV) -m pytest --durations=10 $(ARGS)
 
+check: lint
+	@scripts/bootstrap.sh bench test
+	@$(VENV) -m pytest -q -x -m 'not slow' test/engine test/vision test/test_families.py \
+	  test/test_parameters.py test/test_structure.py $(ARGS)
+
 test-board:
 	@scripts/bootstrap.sh test
 	@. scripts/without_ros.sh && for board in x5 s100; do \
@@ -46,6 +53,11 @@ test-board:
 test-aarch64:
 	@scripts/bootstrap.sh test
 	@. scripts/without_ros.sh && PYTHON=.venv/bin/python test/board/whole_package.sh
+
+format:
+	@scripts/bootstrap.sh test
+	@$(VENV) -m ruff check --fix --select I .
+	@$(VENV) -m ruff format .
 
 lint:
 	@scripts/bootstrap.sh test

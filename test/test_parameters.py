@@ -1,6 +1,13 @@
 """Parameters arrive as YAML has read them and are brought back to their types."""
 
+import ast
 import dataclasses
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -83,3 +90,50 @@ def test_sampling_reaches_the_engine() -> None:
     )
     others = {'repeat_last_n': 6, 'seed': 7, 'grammar': 'root ::= "a"'}
     assert dataclasses.asdict(sampling) == {**chosen, **others}
+
+
+EDITED = """
+import dataclasses, json, sys
+from hobot_llamacpp_py import config
+from hobot_llamacpp_py.engine import Request
+from hobot_llamacpp_py.ros.parameters import Parameters, specs
+
+parameters = Parameters()
+chat = parameters.chat_config(parameters.system_prompt)
+assert chat == config.ChatConfig() == Request(()).config
+assert parameters.decoder_config() == config.DecoderConfig()
+assert parameters.vision_config() == config.VisionConfig()
+assert parameters.encoder_config() == config.EncoderConfig()
+print(json.dumps({spec.sets: spec.default for spec in specs().values() if spec.sets}))
+"""
+
+
+def test_a_default_has_one_home(tmp_path: Path) -> None:
+    """A default that is changed in config.py is changed for parameters and Python users alike."""
+    copy = tmp_path / 'hobot_llamacpp_py'
+    shutil.copytree(ROOT / 'hobot_llamacpp_py', copy)
+    source = (copy / 'config.py').read_text('utf-8')
+
+    def other(match: re.Match[str]) -> str:
+        value = ast.literal_eval(match[3])
+        if isinstance(value, bool):
+            changed: object = not value
+        elif isinstance(value, (int, float)):
+            changed = value + 1
+        else:
+            changed = {'auto': 'on', 'f16': 'q8_0', 'letterbox': 'stretch'}.get(value, value + '!')
+        return f'    {match[1]}: {match[2]} = {changed!r}'
+
+    pattern = r'^    (?!backend|grammar)(\w+): (\w+) = ([-\d.]+|\'.*\'|True|False)$'
+    changed, n = re.subn(pattern, other, source, flags=re.MULTILINE)
+    assert n >= 20
+    (copy / 'config.py').write_text(changed, 'utf-8')
+
+    result = subprocess.run(
+        [sys.executable, '-c', EDITED], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    before = {spec.sets: spec.default for spec in specs().values() if spec.sets}
+    after = json.loads(result.stdout)
+    same = {name for name in before if before[name] == after[name]}
+    assert same == {'EncoderConfig.backend'}

@@ -81,12 +81,10 @@ class Engine:
         self._current: Stats | None = None  # of the request that the KV cache is for
         self._closed = False
         if encoder is None:
-            vocabulary = decoder.vocabulary
-            chat = ChatTemplateFormat(
-                vocabulary, vocabulary.chat_template, vocabulary.bos, vocabulary.eos
-            )
+            words = decoder.vocabulary
+            chat = ChatTemplateFormat(words, words.chat_template, words.bos, words.eos)
             chat.check()
-            self.prompts = PromptBuilder(chat, vocabulary, decoder.n_ctx)
+            self.prompts = PromptBuilder(chat, words, decoder.n_ctx)
             return
         form = FamilyFormat(family, decoder.vocabulary)
         if encoder.n_embd != decoder.n_embd:
@@ -173,8 +171,8 @@ class Engine:
             PromptError: the request does not fit the context.
             InferenceError: the encoder or the decoder failed.
         """
-        self._check_open()
         stats, cancel = Stats(), cancel or CancelToken()
+        self._check_open()
         elements = self.prompts.build_before_question(request)
         if self.cache.match(elements, last_again=False) < len(elements):
             self.decoder.cancel_on(cancel)

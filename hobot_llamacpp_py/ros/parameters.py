@@ -88,7 +88,7 @@ class Table:
     ros_img_sub_topic_name: str = param('/image', 'the image topic of feed_type 1')
     ros_string_sub_topic_name: str = param('/prompt_text', 'the prompt topic, std_msgs/String')
 
-    # Ours: the decoder.
+    # Ours: decoder.
     n_ctx: int = setting(
         DecoderConfig, 'n_ctx', 'positions in the KV cache', at_least=64, at_most=1 << 20
     )
@@ -207,7 +207,6 @@ class Table:
         at_least=1,
         at_most=1024,
     )
-    # Ours: prompts.
     prompt_queue_size: int = param(
         8, 'prompts waiting; when full the newest is refused', at_least=1, at_most=10000
     )

@@ -47,6 +47,7 @@ def ask(engine: Engine, question: str, bgr: np.ndarray | None = None, **options:
     return ''.join(answer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('system', ['You are a helpful assistant.', '', '你是一个助手。'])
 def test_sees(engine: Engine, system: str) -> None:
     """Questions about unseen scenes are answered rightly, under any system prompt."""

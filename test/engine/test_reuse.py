@@ -109,6 +109,7 @@ steps = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(steps)
 def test_reuse_is_exact(engines: tuple[Engine, Engine], steps: list[Step]) -> None:
@@ -116,6 +117,7 @@ def test_reuse_is_exact(engines: tuple[Engine, Engine], steps: list[Step]) -> No
     converse(engines, steps)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(steps)
 def test_reuse_is_exact_with_any_memory(

@@ -18,7 +18,8 @@ from gguf_files import with_template
 from nano import CONFIG, MODELS, ROOT, answer, draw_scene
 
 pytest.importorskip('rclpy', reason='needs ROS 2')
-from image_messages import image_message, nv12
+from image_messages import image_message
+from raw_images import nv12
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 from robot import Robot, installed_environment, without_stamps
