@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ['CONTEXT', 'MAX_DRAFT', 'Drafter']
+__all__ = ['CONTEXT', 'MAX_DRAFT', 'MEMORY', 'Drafter']
 
 MAX_DRAFT = 15  # with the sampled token that makes a batch of 16
 _AGREEING = 3  # tokens that must have come before, in this order, for anything to be drafted
 CONTEXT = 16  # elements of the kept prefix to remember a continued prompt with
 _CANDIDATES = 32  # earlier places that are compared
 _COMPARED = 64  # tokens that a comparison goes back at most
-_MEMORY = 1 << 15  # tokens remembered
+MEMORY = 1 << 15  # tokens remembered
 _BREAK = -1  # parts what did not follow each other; tokens are not negative
 _COST_SHARE = 0.01  # of the time of plain decoding that drafts may lose
 _SAVINGS = 8.0  # plain steps that may be lost on top, of what was gained before
@@ -42,13 +42,17 @@ class Drafter:
         self._step_s = 0.0  # seconds of a plain step, a running mean
         self._balance = 0.0  # seconds
 
+    def __len__(self) -> int:
+        """Return how many tokens are remembered: `MEMORY`, and what a request adds, at most."""
+        return len(self._tokens)
+
     def begin(self, kept: list[int], new: Iterable[int]) -> None:
         """Remember a prompt: the end of what the KV cache holds already, then what is new.
 
         Images are negative numbers below -1, the same for the same picture.
         """
-        if len(self._tokens) > _MEMORY:
-            tokens = self._tokens[-_MEMORY // 2 :]
+        if len(self._tokens) > MEMORY:
+            tokens = self._tokens[-MEMORY // 2 :]
             self._tokens, self._last, self._before = [], {}, []
             for token in tokens:
                 self._remember(token)

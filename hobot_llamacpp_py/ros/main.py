@@ -21,14 +21,14 @@ from rclpy.utilities import remove_ros_args
 
 from hobot_llamacpp_py.errors import VlmError
 from hobot_llamacpp_py.ros.node import STOP_TIMEOUT, LlamacppNode
+from hobot_llamacpp_py.ros.settings import BUILT_IN, COMMAND
 
 __all__ = ['main', 'run']
 
-USAGE = """usage: ros2 run hobot_llamacpp_py hobot_llamacpp_py --ros-args -p NAME:=VALUE ...
+USAGE = f"""usage: {COMMAND} -p NAME:=VALUE ...
 
 For example, with the built-in model:
-    --ros-args -p model_file_name:=config/nano_internvl_vit.onnx \\
-      -p llm_model_name:=config/nano_internvl.gguf -p user_prompt:="Describe the image."
+    {BUILT_IN}
 `ros2 param describe` and the README say what each parameter does."""
 
 

@@ -14,15 +14,17 @@ from hobot_llamacpp_py.errors import ModelFileError, ParameterError
 from hobot_llamacpp_py.files import find_file, read_text
 from hobot_llamacpp_py.ros.parameters import Parameters, specs
 
-__all__ = ['Settings']
+__all__ = ['BUILT_IN', 'COMMAND', 'Settings']
 
-_TRY = 'To try the built-in model: ros2 run hobot_llamacpp_py hobot_llamacpp_py --ros-args'
-_BUILT_IN = (
-    f'{_TRY} -p model_file_name:=config/nano_internvl_vit.onnx'
+COMMAND = 'ros2 run hobot_llamacpp_py hobot_llamacpp_py --ros-args'
+BUILT_IN = (
+    f'{COMMAND} -p model_file_name:=config/nano_internvl_vit.onnx'
     ' -p llm_model_name:=config/nano_internvl.gguf -p user_prompt:="Describe the image."'
 )
+"""The command that asks the built-in model."""
 _BUILT_IN_CHAT = (
-    f'{_TRY} -p feed_type:=2 -p llm_model_name:=config/nano_internvl.gguf -p user_prompt:="Hello"'
+    f'{COMMAND} -p feed_type:=2 -p llm_model_name:=config/nano_internvl.gguf'
+    ' -p user_prompt:="Hello"'
 )
 
 
@@ -151,8 +153,8 @@ class Settings:
             except ModelFileError as error:
                 missing.append(str(error))
         if missing:
-            advice = _BUILT_IN_CHAT if parameters.feed_type == 2 else _BUILT_IN
-            raise ModelFileError(f'{"; ".join(missing)}. {advice}')
+            command = _BUILT_IN_CHAT if parameters.feed_type == 2 else BUILT_IN
+            raise ModelFileError(f'{"; ".join(missing)}. To try the built-in model: {command}')
         if parameters.feed_type == 0:
             files['image'] = find_file('image', parameters.image)
         _system_prompt(parameters)
