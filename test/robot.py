@@ -35,6 +35,7 @@ NAMES = {
     )
 }
 RELIABLE = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+PROFILES = 'FASTRTPS_DEFAULT_PROFILES_FILE'
 TIMEOUT = 60.0  # seconds: generous, for machines that are busy with something else
 
 
@@ -256,8 +257,10 @@ class Robot:
 
 def installed_environment(installed: Path) -> dict[str, str]:
     """Return the environment in which an installed package is run."""
+    variables = {**os.environ}
+    variables.pop(PROFILES, None)  # the tests' own
     return {
-        **os.environ,
+        **variables,
         'AMENT_PREFIX_PATH': f'{installed}:{os.environ.get("AMENT_PREFIX_PATH", "")}',
         'PYTHONPATH': ':'.join(str(p) for p in installed.glob('lib/python*/site-packages')),
     }

@@ -121,6 +121,24 @@ def test_bindings_are_imported_where_they_are_wrapped(binding: str) -> None:
     assert found == BINDINGS[binding]
 
 
+# What rosdep has no key for, or where it is needed at run time only if it is there.
+NOT_DECLARED = {
+    *('llama_cpp', 'onnxruntime', 'gguf'),  # PyPI
+    *('hobot_dnn', 'hobot_dnn_rdkx5', 'hbm_runtime', 'ai_msgs', 'hbm_img_msgs'),  # boards
+}
+DEBIAN = {'numpy': 'python3-numpy', 'cv2': 'python3-opencv'}
+DEBIAN |= {'yaml': 'python3-yaml', 'jinja2': 'python3-jinja2'}
+
+
+def test_package_xml_declares_what_is_imported() -> None:
+    """rosdep installs all that the package imports and knows a key for, and no more."""
+    paths = [*PACKAGE.rglob('*.py'), *(ROOT / 'launch').glob('*.py')]
+    imported = {name.split('.')[0] for path in paths for name in imports(path)}
+    imported -= {*sys.stdlib_module_names, PACKAGE.name, *NOT_DECLARED}
+    declared = re.findall('<exec_depend>(.*?)</exec_depend>', (ROOT / 'package.xml').read_text())
+    assert sorted(declared) == sorted(DEBIAN.get(name, name) for name in imported)
+
+
 def test_lists_of_parameters_are_up_to_date() -> None:
     """Both READMEs and config/params.yaml list the parameters as they are declared."""
     script = ROOT / 'scripts' / 'update_parameters.py'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import jinja2
@@ -57,6 +57,7 @@ class ChatTemplateFormat:
         environment.globals['raise_exception'] = _raise_template_error
         environment.globals['strftime_now'] = _strftime_now
         environment.filters['tojson'] = _to_json
+        environment.filters.setdefault('items', _items)  # Ubuntu 22.04's Jinja has none yet
         self._variables: dict[str, object] = {'bos_token': bos, 'eos_token': eos}
         self._variables |= {'tools': None, 'documents': None}  # as transformers has it
         # Templates for tools only count them, add them up and loop over them.
@@ -156,6 +157,10 @@ def _one_line(error: Exception) -> str:
 def _to_json(value: object, indent: int | None = None, **_: object) -> str:
     """Write JSON as transformers does: text stays what it is, also for HTML."""
     return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _items(value: Mapping[str, object] | jinja2.Undefined) -> list[tuple[str, object]]:
+    return [] if isinstance(value, jinja2.Undefined) else list(value.items())
 
 
 def _raise_template_error(message: str) -> None:

@@ -59,6 +59,7 @@ FORMATS = (
     _tags('<mm:think>', '</mm:think>'),
     _tags('[THINK]', '[/THINK]'),
     _tags('<|START_THINKING|>', '<|END_THINKING|>'),
+    _tags('<|inner_prefix|>', '<|inner_suffix|>'),
     ThoughtFormat(
         opens=('<|channel>thought\n',),
         close='<channel|>',
@@ -156,16 +157,19 @@ class ThoughtSplitter:
                 self._think(at)
                 self._take(len(self._close))
                 self.in_thought = False
+                del self._begun[:-1]  # this one may hold the answer's beginning as well
             elif not self._skip_head():
                 break
-        if self._has_marker:
-            del self._begun[:-1]
+        if self._has_marker and not self.is_over and (self.in_thought or not self._held.strip()):
+            self._begun.clear()
         return self._take(len(self._held)) if self.is_over else b''
 
     def finish(self) -> bytes:
         """Return what is left of the answer when there are no more tokens."""
         if self.in_thought:
             self._think(len(self._held))
+        if self._has_marker:
+            self._held = self._held.lstrip()
         self.is_over = bool(self._held)
         return self._take(len(self._held))
 
@@ -182,6 +186,7 @@ class ThoughtSplitter:
             if head.startswith(marker):
                 self._held = head[len(marker) :]
                 self._has_marker = True
+                del self._begun[:-1]
                 self.in_thought = marker in self._opens
                 return True
         if any(marker.startswith(head) for marker in self._heads):

@@ -63,7 +63,9 @@ class Frames:
         frame = self._take()
         if frame is not None:
             with self._inbox.changed:
-                self._newest, self._is_used = frame, False
+                # Several threads look: one that took before another may come here after it.
+                if self._newest is None or frame.received >= self._newest.received:
+                    self._newest, self._is_used = frame, False
 
     @property
     def unused(self) -> int:
@@ -162,7 +164,7 @@ class Frames:
             self.look()
 
         def will_do(frame: Frame) -> bool:
-            return frame.is_fresh(max_age) and wanted in (None, frame)
+            return frame.is_fresh(max_age) and (wanted is None or wanted is frame)
 
         with inbox.changed:
             wanted = self._newest if newest else None

@@ -18,8 +18,9 @@ from hobot_llamacpp_py.ros.timeline import Interval
 __all__ = ['Reporter']
 
 READ_TIMEOUT = 5.0  # seconds that subscribers get to take the answer of `once`
-# Seconds in which a listener that is there shows on the graph, then matches, and has matched us.
-DISCOVERY_TIME, MATCH_TIMEOUT, MATCH_TIME = 1.0, 5.0, 0.2
+# Seconds since the start in which a listener that is there shows on the graph, so that it gets all
+# pieces, or at least the whole answer; then matches, and has matched us.
+DISCOVERY_TIME, LATE_DISCOVERY_TIME, MATCH_TIMEOUT, MATCH_TIME = 1.0, 1.4, 5.0, 0.2
 
 
 class Reporter:
@@ -45,6 +46,7 @@ class Reporter:
         self._node, self._logger, self._results = node, node.get_logger(), results
         self._parameters, self._on_finished = parameters, on_finished
         self._started = time.monotonic()
+        self._has_matched = False  # a listener, for `once`
 
     def on_ready(self) -> None:
         """Note that the models are loaded."""
@@ -61,7 +63,7 @@ class Reporter:
         """Note that a prompt's turn has come."""
         self._logger.info(f'prompt: {_line(prompt)}')
         if self._parameters().once:
-            self._await_listeners()
+            self._await_listeners(DISCOVERY_TIME)
         self._results.begin(self._parameters().cute_words)
 
     def on_piece(self, piece: str) -> None:
@@ -79,6 +81,7 @@ class Reporter:
         self.last_stats, self.last_error = answer.stats, ''
         if self._parameters().once:
             _print('\n')
+            self._await_listeners(LATE_DISCOVERY_TIME)
         times = steps(sight, answering, answer.stats)
         self._results.end(answer.text, _header(sight), times)
         self._logger.info(f'answer: {_line(answer.text)}')
@@ -96,19 +99,22 @@ class Reporter:
         """Note that a prompt failed."""
         self.last_error = error
         if self._parameters().once:
-            self._await_listeners()
+            self._await_listeners(LATE_DISCOVERY_TIME)
         self._results.error(error)
         self._logger.error(f'{error} (prompt: {prompt[:60]!r})')
         self._finish_once(1)
 
-    def _await_listeners(self) -> None:
-        """Give a listener that was started with the node the time to be discovered."""
+    def _await_listeners(self, discovery_time: float) -> None:
+        """Give a listener the time to be discovered, and one that was the time to match."""
+        if self._has_matched:
+            return
         while not self._results.has_reader():
             seconds = time.monotonic() - self._started
-            limit = MATCH_TIMEOUT if self._results.has_subscription() else DISCOVERY_TIME
+            limit = MATCH_TIMEOUT if self._results.has_subscription() else discovery_time
             if seconds > limit:
                 return
             time.sleep(0.02)
+        self._has_matched = True
         time.sleep(MATCH_TIME)
 
     def _finish_once(self, status: int) -> None:

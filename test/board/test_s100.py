@@ -177,7 +177,8 @@ def test_core_that_is_not_there(tmp_path: Path) -> None:
     [
         *('InitializeFromFiles', 'GetModelNameList', 'GetModelHandle', 'GetInputCount'),
         *('GetOutputCount', 'GetInputName', 'GetOutputName', 'GetInputTensorProperties'),
-        *('GetOutputTensorProperties', 'GetModelDesc', 'GetHBMDesc'),
+        *('GetOutputTensorProperties', 'GetInputDesc', 'GetOutputDesc', 'GetModelDesc'),
+        'GetHBMDesc',
     ],
 )
 def test_failing_load(tmp_path: Path, call: str) -> None:
@@ -196,6 +197,8 @@ def test_failing_load(tmp_path: Path, call: str) -> None:
     [
         ('MallocCached', r'BPU failed: .*code: -77.*hbUCPMallocCached.*Likely causes: too little'),
         ('MemFlush', r'BPU failed: .*code: -77.*Likely causes'),
+        ('GetInputTensorProperties', r'BPU failed: .*code: -77.*tensor properties.* images'),
+        ('GetOutputTensorProperties', r'BPU failed: .*code: -77.*tensor properties.* tokens'),
         # These end the process.
         ('InferV2', r'SIGABRT; its last words were: what\(\): .*code: -77.*hbDNNInferV2 failed'),
         ('SubmitTask', r'SIGABRT; .* what\(\): .*code: -77.*hbUCPSubmitTask failed'),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import jinja2.defaults
 import numpy as np
 import pytest
 
@@ -180,6 +181,18 @@ def test_templates_that_people_have(body: str) -> None:
     prompt_format = ChatTemplateFormat(Vocabulary(INTERNVL), template)
     prompt_format.check()
     assert shown(prompt_format.render('S', [Turn('Q')])) == '<|im_start|>S<|im_start|>Q'
+
+
+def test_templates_for_a_newer_jinja(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The filter `items` is there with Ubuntu 22.04's Jinja too, which has none of its own."""
+    monkeypatch.delitem(jinja2.defaults.DEFAULT_FILTERS, 'items', raising=False)
+    template = (
+        '{% for key, value in {"a": 1} | items %}{{ key }}{{ value }}{% endfor %}'
+        '{% for key, value in nothing | items %}{{ key }}{% endfor %}'
+        '{% for m in messages %}{{ m.content }}{% endfor %}'
+    )
+    prompt_format = ChatTemplateFormat(Vocabulary(INTERNVL), template)
+    assert shown(prompt_format.render('', [Turn('Q')])) == 'a1Q'
 
 
 def test_json_is_written_as_in_training() -> None:

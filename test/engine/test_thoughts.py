@@ -96,7 +96,20 @@ def test_a_model_that_does_not_think(ask: Callable) -> None:
     assert given.stats.thinking == 0
     assert b''.join(chat.engine.vocabulary.piece(t) for t in given.tokens) == b' <b>'
     _, given, _ = ask({ASK: '<', '<': END}, THINK)
-    assert (given.text, len(given.tokens)) == ('<', 1)
+    assert (given.text, len(given.tokens), given.stats.thinking) == ('<', 1, 0)
+
+
+@pytest.mark.parametrize(
+    ('said', 'text'),
+    [(['<', 'b>'], '<b>'), (['<'], '<'), (['\n\n', '</', 'b>'], '</b>'), (['\n\n'], '')],
+)
+def test_what_follows_a_thought(ask: Callable, said: list[str], text: str) -> None:
+    """Behind a thought, too, what looks like a marker for a while is answer and history."""
+    script = dict(zip(['</think>', *said], [*said, END], strict=True))
+    chat, given, _ = ask({**SCRIPT, **script}, THINK)
+    assert given.text == text
+    assert b''.join(chat.engine.vocabulary.piece(t) for t in given.tokens).decode() == text
+    assert [turn.answer for turn in chat.turns] == ([tuple(given.tokens)] if text else [])
 
 
 def test_the_prompt_opens_the_thought(ask: Callable) -> None:

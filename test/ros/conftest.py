@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,9 @@ from nano import MODELS, ROOT
 
 pytest.importorskip('rclpy', reason='needs ROS 2')
 
-from robot import Robot
+from robot import PROFILES, Robot
+
+os.environ.setdefault(PROFILES, str(ROOT / 'test' / 'quick_discovery.xml'))
 
 
 @pytest.fixture(scope='session')

@@ -16,8 +16,9 @@ pytest.importorskip('rclpy', reason='needs ROS 2')
 from image_messages import image_message
 
 from hobot_llamacpp_py.config import ChatConfig, DecoderConfig
-from hobot_llamacpp_py.engine import Answer, Engine
+from hobot_llamacpp_py.engine import Answer, CancelToken, Engine
 from hobot_llamacpp_py.ros.frame import Frame
+from hobot_llamacpp_py.ros.frames import Frames
 from hobot_llamacpp_py.ros.inbox import Inbox
 from hobot_llamacpp_py.ros.parameters import Parameters
 from hobot_llamacpp_py.ros.picture_source import CameraFrames
@@ -154,8 +155,8 @@ def test_a_person_asks_about_the_newest_frame(start: Any) -> None:
     robot = start(continuous=True, user_prompt=DESCRIBE, pre_infer_period=3600)
     scenes = [draw_scene(94 + i) for i in range(3)]
     frames = [robot.camera.show(scenes[0][1])]
-    robot.encode_next()
     robot.go_on.clear()
+    robot.encode_next()
     assert robot.answering.wait(TIMEOUT)
     frames.append(robot.camera.show(scenes[1][1]))
     robot.encode_next()  # ahead
@@ -165,6 +166,51 @@ def test_a_person_asks_about_the_newest_frame(start: Any) -> None:
     robot.encode_next()
     assert robot.next_answer() == (answer(scenes[0][0], DESCRIBE), frames[0])
     assert robot.next_answer() == (answer(scenes[2][0], DESCRIBE_ZH), frames[2])
+
+
+def test_a_person_is_not_told_of_a_frame_that_is_being_encoded(start: Any) -> None:
+    """A prompt is about the newest frame, though an older one is just being encoded.
+
+    Nor does the next round of continuous show that older one.
+    """
+    robot = start(continuous=True, user_prompt=DESCRIBE)
+    scenes = [draw_scene(101 + i) for i in range(4)]
+    frames = [robot.camera.show(scenes[0][1])]
+    robot.go_on.clear()
+    robot.encode_next()
+    assert robot.answering.wait(TIMEOUT)
+    frames.append(robot.camera.show(scenes[1][1]))
+    ahead = robot.encoded.get(timeout=TIMEOUT)
+    robot.inbox.put_prompt(DESCRIBE_ZH)
+    frames.append(robot.camera.show(scenes[2][1]))
+    robot.go_on.set()
+    assert robot.next_answer() == (answer(scenes[0][0], DESCRIBE), frames[0])
+    ahead.set()
+    robot.encode_next()
+    assert robot.next_answer() == (answer(scenes[2][0], DESCRIBE_ZH), frames[2])
+    assert robot.next_answer()[1] is frames[2]
+    frames.append(robot.camera.show(scenes[3][1]))
+    robot.encode_next()
+    while (newer := robot.next_answer()[1]) is frames[2]:
+        pass
+    assert newer is frames[3]
+
+
+def test_threads_that_look_at_once() -> None:
+    """A thread that took a frame before another one does not put it in the place of a newer."""
+    picture = image_message(np.zeros((2, 2, 3), np.uint8), 'bgr8')
+    older, newer = Frame(picture, 1.0), Frame(picture, 2.0)
+    taken = iter([older, newer, None])
+
+    def take() -> Frame | None:
+        frame = next(taken)
+        if frame is older:
+            frames.look()  # another thread is quicker
+        return frame
+
+    frames = Frames(take, lambda: 'the camera', Inbox(8))
+    assert frames.wait_for_newest(0, 0, CancelToken()) is newer
+    assert frames.used == 1
 
 
 def test_continuous_with_a_wake_word(start: Any) -> None:
