@@ -10,6 +10,7 @@ from typing import Literal
 
 __all__ = [
     'ChatConfig',
+    'Constraint',
     'DecoderConfig',
     'EncoderConfig',
     'KvCacheType',
@@ -65,6 +66,15 @@ class VisionConfig:
 
 
 @dataclass(frozen=True)
+class Constraint:
+    """What an answer has to follow; `engine.json_schema` and `engine.grammar` make it."""
+
+    kind: Literal['json_schema', 'grammar']
+    text: str
+    """The schema as JSON, or the grammar in Lark's notation."""
+
+
+@dataclass(frozen=True)
 class SamplingConfig:
     """How the next token is picked; temperature 0 is greedy, seed -1 is random."""
 
@@ -75,8 +85,8 @@ class SamplingConfig:
     repeat_penalty: float = 1.0
     repeat_last_n: int = 64
     seed: int = -1
-    grammar: str = ''
-    """GBNF that the answer has to follow; empty: none."""
+    constraint: Constraint | None = None
+    """What the answer has to follow, if anything."""
 
 
 @dataclass(frozen=True)

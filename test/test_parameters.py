@@ -1,7 +1,6 @@
 """Parameters arrive as YAML has read them and are brought back to their types."""
 
 import ast
-import dataclasses
 import json
 import re
 import shutil
@@ -13,6 +12,7 @@ import pytest
 import yaml
 from nano import ROOT
 
+from hobot_llamacpp_py.config import Constraint, SamplingConfig
 from hobot_llamacpp_py.errors import ParameterError
 from hobot_llamacpp_py.ros.parameters import Parameters, coerce, specs
 
@@ -85,11 +85,10 @@ def test_history_is_automatic() -> None:
 def test_sampling_reaches_the_engine() -> None:
     """Each sampling parameter arrives under its own name."""
     chosen = dict(temperature=0.1, top_k=2, top_p=0.3, min_p=0.4, repeat_penalty=1.5)
-    sampling = (
-        Parameters(**chosen, repeat_last_n=6, seed=7).chat_config('', 'root ::= "a"').sampling
-    )
-    others = {'repeat_last_n': 6, 'seed': 7, 'grammar': 'root ::= "a"'}
-    assert dataclasses.asdict(sampling) == {**chosen, **others}
+    wanted = Constraint('grammar', 'start: "a"')
+    sampling = Parameters(**chosen, repeat_last_n=6, seed=7).chat_config('', wanted).sampling
+    others = dict(repeat_last_n=6, seed=7, constraint=wanted)
+    assert sampling == SamplingConfig(**chosen, **others)
 
 
 EDITED = """
@@ -124,7 +123,7 @@ def test_a_default_has_one_home(tmp_path: Path) -> None:
             changed = {'auto': 'on', 'f16': 'q8_0', 'letterbox': 'stretch'}.get(value, value + '!')
         return f'    {match[1]}: {match[2]} = {changed!r}'
 
-    pattern = r'^    (?!backend|grammar)(\w+): (\w+) = ([-\d.]+|\'.*\'|True|False)$'
+    pattern = r'^    (?!backend)(\w+): (\w+) = ([-\d.]+|\'.*\'|True|False)$'
     changed, n = re.subn(pattern, other, source, flags=re.MULTILINE)
     assert n >= 20
     (copy / 'config.py').write_text(changed, 'utf-8')

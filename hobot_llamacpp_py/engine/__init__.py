@@ -2,6 +2,7 @@
 
 from hobot_llamacpp_py.config import (
     ChatConfig,
+    Constraint,
     DecoderConfig,
     EncoderConfig,
     SamplingConfig,
@@ -9,8 +10,8 @@ from hobot_llamacpp_py.config import (
 )
 from hobot_llamacpp_py.engine.cancel import CancelToken
 from hobot_llamacpp_py.engine.chat import Chat
+from hobot_llamacpp_py.engine.constraints import grammar, json_schema
 from hobot_llamacpp_py.engine.engine import Engine
-from hobot_llamacpp_py.engine.grammar import schema_to_grammar
 from hobot_llamacpp_py.engine.request import Answer, Request, Stats, Turn
 from hobot_llamacpp_py.errors import (
     CancelledError,
@@ -33,6 +34,7 @@ __all__ = [
     'CancelledError',
     'Chat',
     'ChatConfig',
+    'Constraint',
     'ConstraintError',
     'DecoderConfig',
     'EncoderConfig',
@@ -49,5 +51,6 @@ __all__ = [
     'Turn',
     'VisionConfig',
     'VlmError',
-    'schema_to_grammar',
+    'grammar',
+    'json_schema',
 ]

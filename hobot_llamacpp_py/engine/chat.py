@@ -65,7 +65,7 @@ class Chat:
 
     def _remember(self, answer: Answer, pieces: Iterator[str], resets: int) -> Iterator[str]:
         yield from pieces
-        if self.config.sampling.grammar and answer.finish != 'stop':
+        if self.config.sampling.constraint and answer.finish != 'stop':
             return  # half of a JSON text is no example to follow
         *earlier, last = answer.turns
         given = Turn(last.question, last.image, tuple(answer.tokens))

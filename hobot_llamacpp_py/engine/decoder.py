@@ -128,10 +128,12 @@ class Decoder:
         self._positions_at: int = self._positions.ctypes.data
         self._no_logits: npt.NDArray[np.int8] = np.zeros(self.n_ctx, np.int8)
         self._tokens: Any = (ctypes.c_int32 * (1 + MAX_DRAFT))()
+        self._flags: Any = (ctypes.c_int8 * (1 + MAX_DRAFT))(*[1] * (1 + MAX_DRAFT))
+        self._has_flags = False  # others than ones
         self._step: Any = llama_cpp.llama_batch(
             token=self._tokens,
             pos=(ctypes.c_int32 * (1 + MAX_DRAFT))(),
-            logits=(ctypes.c_int8 * (1 + MAX_DRAFT))(*[1] * (1 + MAX_DRAFT)),
+            logits=self._flags,
         )
 
     def prefill(self, segment: Segment, at: int, *, logits: bool = True) -> None:
@@ -163,7 +165,9 @@ class Decoder:
             batch.logits = _pointer(self._no_logits, _INT8_P)
         self._decode(batch)
 
-    def decode(self, token: int, draft: Sequence[int], at: int) -> None:
+    def decode(
+        self, token: int, draft: Sequence[int], at: int, wanted: Sequence[bool] | None = None
+    ) -> None:
         """Decode one sampled token, and a draft of up to `MAX_DRAFT` tokens that may follow it.
 
         `Sampler.sample(i)` then picks what follows the token and i tokens of the draft. Those that
@@ -171,6 +175,7 @@ class Decoder:
 
         Args:
             at: the token's position.
+            wanted: of which tokens of the batch the logits are; None: of all.
 
         Raises:
             CancelledError: the token of `cancel_on` was set.
@@ -181,6 +186,11 @@ class Decoder:
         self._tokens[0] = token
         if draft:
             self._tokens[1:n] = draft
+        if wanted is not None:
+            self._flags[:n] = wanted
+        elif self._has_flags:
+            ctypes.memset(self._flags, 1, len(self._flags))
+        self._has_flags = wanted is not None
         ctypes.memmove(self._step.pos, self._positions_at + 4 * at, 4 * n)
         self._step.n_tokens = n
         self._decode(self._step)
@@ -217,7 +227,7 @@ class Decoder:
 
     def sampler(self, config: SamplingConfig) -> Sampler:
         """Make a sampler chain for this decoder; the caller closes it."""
-        return Sampler(self.context, self.vocabulary.handle, self.n_ctx, config)
+        return Sampler(self.context, self.vocabulary.n_tokens, self.n_ctx, config)
 
     def close(self) -> None:
         """Free context and model; closing again does no harm."""
@@ -225,7 +235,6 @@ class Decoder:
             llama_cpp.llama_free(self.context)
             self.context = None
         if self._model:
-            self.vocabulary.close()
             llama_cpp.llama_model_free(self._model)
             self._model = None
 

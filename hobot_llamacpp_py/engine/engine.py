@@ -13,13 +13,15 @@ from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from hobot_llamacpp_py.config import DecoderConfig, EncoderConfig, VisionConfig
+from hobot_llamacpp_py.config import Constraint, DecoderConfig, EncoderConfig, VisionConfig
 from hobot_llamacpp_py.engine.cancel import CancelToken
 from hobot_llamacpp_py.engine.chat_template import ChatTemplateFormat
+from hobot_llamacpp_py.engine.constraint_compiler import ConstraintCompiler
 from hobot_llamacpp_py.engine.decoder import Decoder
 from hobot_llamacpp_py.engine.kv_cache import (
     Element,
@@ -28,6 +30,7 @@ from hobot_llamacpp_py.engine.kv_cache import (
     count_positions,
     element_ids,
 )
+from hobot_llamacpp_py.engine.matcher import Matcher
 from hobot_llamacpp_py.engine.prompt import Prompt, PromptBuilder
 from hobot_llamacpp_py.engine.prompt_format import FamilyFormat
 from hobot_llamacpp_py.engine.repetition import NoGuard, RepetitionGuard
@@ -51,7 +54,8 @@ from hobot_llamacpp_py.vision.pictures import Pictures
 
 __all__ = ['Engine']
 
-_CANCEL_POLL = 0.02  # seconds between two looks at the cancel token while the encoder works
+_CANCEL_POLL = 0.02  # seconds between two looks at the cancel token while another thread works
+T = TypeVar('T')
 
 
 class Engine:
@@ -78,6 +82,7 @@ class Engine:
         self.cache = KvCache(decoder)
         self.loop = TokenLoop(decoder, self.cache)
         self._pictures: Pictures | None = None
+        self.constraints = ConstraintCompiler(decoder.vocabulary.handle)
         self._current: Stats | None = None  # of the request that the KV cache is for
         self._closed = False
         if encoder is None:
@@ -189,6 +194,7 @@ class Engine:
         """Free the models, which ends an answer that is being given; again does no harm."""
         self._closed, self._current = True, None
         self.loop.close()
+        self.constraints.close()
         self.decoder.close()
         if self._pictures is not None:
             self._pictures.close()
@@ -220,17 +226,18 @@ class Engine:
         self.decoder.cancel_on(cancel)
         try:
             # 1. Keep what the KV cache holds already, decode the rest.
+            constraint = request.config.sampling.constraint
+            if constraint is not None:
+                self.constraints.start(constraint)
             self._prefill(prompt.elements, stats, cancel)
+            matcher = _matcher(self.constraints, constraint, cancel)
             # 2. Sample until the model, the limits or the user end the answer.
-            is_constrained = bool(request.config.sampling.grammar)
-            # A replacement character would not be what the grammar has allowed.
-            on_error = 'strict' if is_constrained else 'replace'
-            utf8 = codecs.getincrementaldecoder('utf-8')(on_error)
-            guard = NoGuard() if is_constrained else RepetitionGuard()
+            utf8 = codecs.getincrementaldecoder('utf-8')('replace')
+            guard = NoGuard() if matcher else RepetitionGuard()
             shown_tokens = 0
             decode_started = time.perf_counter()
             tokens = self.loop.sample(
-                request.config, stats, splitter, lambda: self._check_current(stats)
+                request.config, stats, splitter, matcher, lambda: self._check_current(stats)
             )
             for n_tokens, token in enumerate(tokens, 1):
                 if n_tokens == 1:
@@ -252,6 +259,9 @@ class Engine:
                 if guard.repeated:
                     answer.finish = 'repetition'
                     break
+                if matcher and matcher.is_over:
+                    answer.finish = 'stop'
+                    break
                 if n_tokens >= request.config.max_tokens:
                     answer.finish = 'length'
                     break
@@ -260,8 +270,6 @@ class Engine:
         except CancelledError:
             answer.finish = 'cancelled'
             answer.is_thinking = splitter is not None and splitter.in_thought
-        except UnicodeDecodeError:
-            raise InferenceError('the model gave bytes that are no UTF-8 text') from None
         else:
             stats.decode_s = time.perf_counter() - decode_started
             # 3. Give what was held back as long as more could follow.
@@ -307,12 +315,28 @@ class Engine:
 
 def _wait_for(image: Future[Embeddings], stats: Stats, cancel: CancelToken) -> Embeddings:
     started = time.perf_counter()
-    while not image.done():
-        if cancel.is_set():  # the encoder goes on: what it gives is not lost
-            raise CancelledError('the request was cancelled')
-        wait((image,), _CANCEL_POLL)
+    embeddings = _result(image, cancel)
     stats.encode_s += time.perf_counter() - started
-    return image.result()
+    return embeddings
+
+
+def _result(future: Future[T], cancel: CancelToken) -> T:
+    """Wait for what another thread works on; a cancel does not end that, so nothing is lost."""
+    while not future.done():
+        if cancel.is_set():
+            raise CancelledError('the request was cancelled')
+        wait((future,), _CANCEL_POLL)
+    return future.result()
+
+
+def _matcher(
+    constraints: ConstraintCompiler, constraint: Constraint | None, cancel: CancelToken
+) -> Matcher | None:
+    """Return what follows an answer, once the constraint is compiled; None without one."""
+    if constraint is None:
+        return None
+    _result(constraints.start(constraint), cancel)
+    return constraints.matcher(constraint)
 
 
 def _splitter(

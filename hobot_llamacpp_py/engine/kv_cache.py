@@ -93,14 +93,19 @@ class KvCache:
             self._elements += [group] if isinstance(group, ImageSpan) else group
             self._n_past += len(segment)
 
-    def append(self, token: int, draft: Sequence[int] = ()) -> None:
+    def append(
+        self, token: int, draft: Sequence[int] = (), wanted: Sequence[bool] | None = None
+    ) -> None:
         """Decode a sampled token and a draft behind what is held; `trim` what is not picked.
+
+        Args:
+            wanted: of which of these tokens the logits are; None: of all.
 
         Raises:
             CancelledError, InferenceError: as `Decoder.decode`; nothing has changed then.
         """
         try:
-            self._decoder.decode(token, draft, self._n_past)
+            self._decoder.decode(token, draft, self._n_past, wanted)
         except BaseException:
             self._drop_tail()
             raise

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import re
-import threading
 from typing import Any
 
 import llama_cpp
 
 from hobot_llamacpp_py.engine.prompt_format import Special, Text
-from hobot_llamacpp_py.engine.sampler import grammar_sampler
-from hobot_llamacpp_py.errors import ConstraintError, InferenceError
+from hobot_llamacpp_py.errors import InferenceError
 
 __all__ = ['Vocabulary']
 
@@ -21,10 +19,10 @@ _NOT_PLAIN = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USE
 class Vocabulary:
     """The vocabulary of a loaded GGUF model.
 
-    Not thread-safe; only `check_grammar` may be called from any thread.
+    Not thread-safe.
 
     Args:
-        model: llama.cpp's handle; the caller frees it, after `close`.
+        model: llama.cpp's handle; the caller frees it.
     """
 
     def __init__(self, model: Any) -> None:
@@ -34,7 +32,6 @@ class Vocabulary:
         template: bytes | None = llama_cpp.llama_model_chat_template(model, None)
         self.chat_template = template.decode() if template else None
         """The Jinja chat template in the GGUF's metadata, if any."""
-        self._lock = threading.Lock()  # of the handle, against `close` in another thread
         self._pieces: dict[int, bytes] = {}
         self._buffer = ctypes.create_string_buffer(1024)
 
@@ -58,7 +55,7 @@ class Vocabulary:
     def special_id(self, text: str) -> int | None:
         """Return the id of the special token whose text is exactly this, or None."""
         ids = self._tokenize(text, parse_special=True)
-        if len(ids) != 1 or not self._is_special(ids[0]):
+        if len(ids) != 1 or not self.is_special(ids[0]):
             return None
         return ids[0]
 
@@ -67,7 +64,7 @@ class Vocabulary:
         ids = self._tokenize(text, parse_special=False)
         specials: set[str] = set()
         # llama.cpp matches USER_DEFINED tokens even without parse_special: cut through them all.
-        while new := {self._text(t) for t in set(ids) if self._is_special(t)} - specials:
+        while new := {self._text(t) for t in set(ids) if self.is_special(t)} - specials:
             specials |= new
             cuts = {0, len(text)}
             for special in specials:
@@ -84,7 +81,7 @@ class Vocabulary:
         """Split a trusted text, such as a rendered template, at its special tokens."""
         parts: list[Special | Text] = []
         for token in self._tokenize(text, parse_special=True):
-            special = self._text(token) if self._is_special(token) else ''
+            special = self._text(token) if self.is_special(token) else ''
             head, found, tail = text.partition(special) if special else ('', '', '')
             if found:
                 parts += [Text(head), Special(special)]
@@ -102,25 +99,13 @@ class Vocabulary:
         """Return the bytes of a token as text, those of a control token too."""
         return self._to_piece(token, special=True)
 
+    def is_special(self, token: int) -> bool:
+        """Tell whether a token is one that plain text never becomes."""
+        return bool(llama_cpp.llama_vocab_get_attr(self.handle, token) & _NOT_PLAIN)
+
     def is_end(self, token: int) -> bool:
         """Tell whether a token ends generation."""
         return bool(llama_cpp.llama_vocab_is_eog(self.handle, token))
-
-    def check_grammar(self, grammar: str) -> None:
-        """Check that llama.cpp can use a GBNF grammar; from any thread.
-
-        Raises:
-            ConstraintError: it cannot, and why.
-        """
-        with self._lock:
-            if not self.handle:
-                raise ConstraintError('the model is closed')
-            llama_cpp.llama_sampler_free(grammar_sampler(self.handle, grammar))
-
-    def close(self) -> None:
-        """Let go of the handle, before the model is freed; closing again does no harm."""
-        with self._lock:
-            self.handle = None
 
     def _tokenize(self, text: str, *, parse_special: bool) -> list[int]:
         data = text.encode('utf-8', 'replace')
@@ -131,15 +116,12 @@ class Vocabulary:
             raise InferenceError(f'llama.cpp cannot tokenise {text[:40]!r}')
         return ids[:n]
 
-    def _is_special(self, token: int) -> bool:
-        return bool(llama_cpp.llama_vocab_get_attr(self.handle, token) & _NOT_PLAIN)
-
     def _text(self, token: int) -> str:
         return self._to_piece(token, special=True).decode('utf-8', 'replace')
 
     def _text_or_empty(self, token: int) -> str:
         # llama.cpp names a token of its own choice where the GGUF names none.
-        return self._text(token) if token >= 0 and self._is_special(token) else ''
+        return self._text(token) if token >= 0 and self.is_special(token) else ''
 
     def _to_piece(self, token: int, *, special: bool) -> bytes:
         buffer = self._buffer

@@ -9,6 +9,7 @@ from typing import Any
 
 from hobot_llamacpp_py.config import (
     ChatConfig,
+    Constraint,
     DecoderConfig,
     EncoderConfig,
     SamplingConfig,
@@ -249,7 +250,9 @@ class Table:
         '', 'JSON Schema that the answer follows, inline or a file; empty: none', runtime=True
     )
     grammar: str = param(
-        '', 'GBNF grammar that the answer follows, inline or a file; empty: none', runtime=True
+        '',
+        'grammar (GBNF or Lark) that the answer follows, inline or a file; empty: none',
+        runtime=True,
     )
     # Ours: the encoder.
     encoder_backend: str = setting(
@@ -333,12 +336,12 @@ class Parameters(Table):
         """Return what concerns pictures and their embeddings."""
         return VisionConfig(**self._fields(VisionConfig))
 
-    def chat_config(self, system_prompt: str, grammar: str = '') -> ChatConfig:
-        """Return what concerns the conversation; both arguments are texts, not files."""
+    def chat_config(self, system_prompt: str, constraint: Constraint | None = None) -> ChatConfig:
+        """Return what concerns the conversation; the system prompt is a text, not a file."""
         fields = self._fields(ChatConfig)
         if self.history_turns < 0 and self.feed_type == 1:
             fields['history_turns'] = 0
-        sampling = SamplingConfig(**self._fields(SamplingConfig), grammar=grammar)
+        sampling = SamplingConfig(**self._fields(SamplingConfig), constraint=constraint)
         return ChatConfig(**{**fields, 'system_prompt': system_prompt}, sampling=sampling)
 
     def _fields(self, config: type) -> dict[str, Any]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable
 
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from hobot_llamacpp_py.engine import ChatConfig, Engine, schema_to_grammar
+from hobot_llamacpp_py.engine import ChatConfig, Constraint, Engine, grammar, json_schema
+from hobot_llamacpp_py.engine.constraints import check
 from hobot_llamacpp_py.errors import ModelFileError, ParameterError
 from hobot_llamacpp_py.files import find_file, read_text
 from hobot_llamacpp_py.ros.parameters import Parameters, specs
@@ -43,8 +45,7 @@ class Settings:
         # rclpy offers no other way to know what was given, and what is a default.
         self.given = frozenset(getattr(node, '_parameter_overrides', ()))
         """Names of the parameters that somebody gave."""
-        self.check_grammar: Callable[[str], None] | None = None
-        """Tells whether the decoder can use a grammar; None until it is loaded."""
+        self._start: Callable[[Constraint], object] | None = None
         self.current = self._declare()
         self._check_combinations()
         self._check_topics()
@@ -75,22 +76,18 @@ class Settings:
                 )
             values[parameter.name] = parameter.value
         changed = self.current.replaced(values)
-        grammar = _chat_config(changed).sampling.grammar
-        if grammar and {'json_schema', 'grammar'} & values.keys():
-            if self.check_grammar is None:
-                raise ParameterError('the models are being loaded: set it when the node is ready')
-            self.check_grammar(grammar)
+        constraint = _chat_config(changed).sampling.constraint
+        if constraint and {'json_schema', 'grammar'} & values.keys():
+            check(constraint)
+            if self._start is not None:  # else it is started with the models
+                self._start(constraint)
         return changed
 
     def on_loaded(self, engine: Engine) -> None:
-        """Check what only the models can tell.
-
-        Raises:
-            ConstraintError: the decoder cannot use the grammar.
-        """
-        self.check_grammar = engine.vocabulary.check_grammar
-        if grammar := self.chat_config().sampling.grammar:
-            self.check_grammar(grammar)
+        """Have constraints compiled as soon as they are set, also the one that is set already."""
+        self._start = engine.constraints.start
+        if constraint := self.chat_config().sampling.constraint:
+            self._start(constraint)
 
     # -- at the start ----------------------------------------------------------------------------
 
@@ -122,7 +119,8 @@ class Settings:
     def _check_combinations(self) -> None:
         """Say at once what does not go together, instead of doing something else."""
         parameters = self.current
-        _grammar(parameters)
+        if constraint := _constraint(parameters):
+            check(constraint)
         if parameters.pre_infer and parameters.feed_type == 2:
             self._logger.warning('pre_infer has no effect in a text chat')
         if parameters.once and not parameters.user_prompt:
@@ -162,7 +160,7 @@ class Settings:
 
 
 def _chat_config(parameters: Parameters) -> ChatConfig:
-    return parameters.chat_config(_system_prompt(parameters), _grammar(parameters))
+    return parameters.chat_config(_system_prompt(parameters), _constraint(parameters))
 
 
 def _system_prompt(parameters: Parameters) -> str:
@@ -173,13 +171,17 @@ def _system_prompt(parameters: Parameters) -> str:
     return read_text('system_prompt', value)
 
 
-def _grammar(parameters: Parameters) -> str:
-    """Return the GBNF grammar of the answer, empty for none; both values may be files' names."""
-    json_schema, grammar = parameters.json_schema, parameters.grammar
-    if json_schema and grammar:
+_RULE = re.compile(r'::=|^\s*[?!]*\w[\w.]*\s*:', re.MULTILINE)  # of GBNF, of Lark
+
+
+def _constraint(parameters: Parameters) -> Constraint | None:
+    """Return what answers have to follow; both values may be files' names."""
+    schema, rules = parameters.json_schema, parameters.grammar
+    if schema and rules:
         raise ParameterError('json_schema and grammar exclude each other: empty one of them')
-    if json_schema:
-        inline = json_schema.lstrip().startswith(('{', '['))
-        return schema_to_grammar(json_schema if inline else read_text('json_schema', json_schema))
-    inline = '::=' in grammar or not grammar
-    return grammar if inline else read_text('grammar', grammar)
+    if schema:
+        inline = schema.lstrip().startswith(('{', '['))
+        return json_schema(schema if inline else read_text('json_schema', schema))
+    if rules:
+        return grammar(rules if _RULE.search(rules) else read_text('grammar', rules))
+    return None

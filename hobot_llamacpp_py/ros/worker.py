@@ -237,6 +237,6 @@ class Worker(threading.Thread):
             if answer.is_thinking:
                 raise PromptError(_STILL_THINKING[answer.finish])
             raise PromptError('the model gave an empty answer')
-        if self._chat.config.sampling.grammar and answer.finish != 'stop':
+        if self._chat.config.sampling.constraint and answer.finish != 'stop':
             raise PromptError(_CUT[answer.finish] + answer.text)
         return answer, sight, watch.read()

@@ -22,6 +22,7 @@ from hobot_llamacpp_py.engine.decoder import Decoder
 from hobot_llamacpp_py.tools.bars import Bar, print_verdicts
 from hobot_llamacpp_py.tools.bench_engine import Bench, StandInEncoder
 from hobot_llamacpp_py.tools.bench_model import write_model
+from hobot_llamacpp_py.tools.bench_structured import structured
 from hobot_llamacpp_py.vision.encoder import VisionEncoder
 from hobot_llamacpp_py.vision.open import open_encoder
 
@@ -58,6 +59,17 @@ BARS = {
         0.97,
         'tokens per second where every draft is wrong, by those without speculation (each decode'
         ' at the median time of its size)',
+    ),
+    'constrained token': Bar(
+        False, 1.03, 'time of a token that is sampled under a JSON Schema, by that of a free one'
+    ),
+    'structured answer': Bar(
+        True,
+        1.3,
+        "tokens per second of a robot's answer in JSON (three objects), by those of free text",
+    ),
+    'structured, first token': Bar(
+        False, 1.05, 'its time to first token, with a schema seen before, by that of free text'
     ),
 }
 
@@ -107,6 +119,7 @@ def _measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
             ('prefill', bench.prefill),
             ('token loop', bench.token_loop),
             ('speculation', bench.speculation),
+            ('structured answers', lambda: structured(engine, options.rounds)),
         ):
             print(f'measuring: {name} ...', file=sys.stderr, flush=True)
             figures |= measure()
@@ -160,6 +173,10 @@ def _print_table(results: dict[str, dict[str, Any]]) -> None:
         ' picture encoded after the question.\n'
     )
     print_verdicts(BARS, results['ratios'])
+    print(
+        f'\nOf the {figures["structured, tokens"]:.0f} tokens of the answer in JSON'
+        f' {figures["structured, forced"]:.0f} are forced.'
+    )
     if results['machine']['encoder'] != STAND_IN:
         print('\nThe bars are for the model and the stand-in that the benchmark brings itself.')
         return

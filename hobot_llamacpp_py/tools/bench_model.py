@@ -26,7 +26,12 @@ FIRST_SPECIAL = 151643
 SPECIALS = ['<|endoftext|>', '<|im_start|>', '<|im_end|>', '<|object_ref_start|>']
 SPECIALS += ['<|object_ref_end|>', '<|box_start|>', '<|box_end|>', '<|quad_start|>']
 SPECIALS += ['<|quad_end|>', '<|vision_start|>', '<|vision_end|>', '<|vision_pad|>']
-WORDS = ('system', 'user', 'assistant')  # of the prompt format: one token each, as in the original
+# Of the prompt format and of a robot's answer in JSON: one token each, as in the original. (Merges
+# of earlier words come first.)
+WORDS = (
+    *('system', 'user', 'assistant', 'confidence', 'objects', 'count', 'color', 'place', 'name'),
+    *('":[{"', '},{"', '":"', '","', '{"', ',"', '}]}'),
+)
 LEAD = 4.0  # weight of the next token's code beside the token's own
 _BLOCK = 32  # weights that share a scale in Q4_0 and Q8_0
 
@@ -38,7 +43,7 @@ def write_model() -> Path:
         ModelFileError: the gguf package is not installed, or the file cannot be written.
     """
     cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
-    path = cache / 'hobot_llamacpp_py' / 'bench-qwen2.5-0.5b-q4_0.gguf'
+    path = cache / 'hobot_llamacpp_py' / 'bench-2-qwen2.5-0.5b-q4_0.gguf'
     if path.is_file():
         return path
     try:
@@ -91,10 +96,9 @@ def _vocabulary() -> tuple[list[str], list[str]]:
     # The byte alphabet of GPT-2: what cannot be printed stands at 256 and up.
     tokens = [*map(chr, printable), *(chr(256 + i) for i in range(len(others)))]
     merges = []
-    for word in WORDS:
-        for end in range(2, len(word) + 1):
-            merges.append(f'{word[: end - 1]} {word[end - 1]}')
-            tokens.append(word[:end])
+    for start in dict.fromkeys(word[:end] for word in WORDS for end in range(2, len(word) + 1)):
+        merges.append(f'{start[:-1]} {start[-1]}')
+        tokens.append(start)
     tokens += [f'{chr(288)}{i}' for i in range(FIRST_SPECIAL - len(tokens))]  # space, number
     tokens += SPECIALS
     tokens += [f'<|unused_{i}|>' for i in range(N_VOCAB - len(tokens))]

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import llama_cpp
 import numpy as np
 import pytest
+from gguf_files import write_f32
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nano import MODELS, draw_scene, logits_of
@@ -36,17 +35,7 @@ QUESTIONS = [
 
 @pytest.fixture(scope='module')
 def decoder(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A built-in decoder in f32.
-
-    With f16 or Q8_0 weights llama.cpp's own logits move by up to a hundredth of their deviation
-    when a batch has another shape, which would hide what is tested here.
-    """
-    path = tmp_path_factory.mktemp('f32') / f'{family}.gguf'
-    params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype = llama_cpp.LLAMA_FTYPE_ALL_F32
-    source = os.fsencode(MODELS[family][1])
-    assert llama_cpp.llama_model_quantize(source, os.fsencode(path), params) == 0
-    return path
+    return write_f32(tmp_path_factory.mktemp('f32') / f'{family}.gguf', family)
 
 
 @pytest.fixture(scope='module')

@@ -11,7 +11,7 @@ from nano import request_of
 from scripted_decoder import ASK, CONTROL, END, TEMPLATE, USER_DEFINED, write_decoder
 
 from hobot_llamacpp_py.config import ChatConfig, DecoderConfig, SamplingConfig
-from hobot_llamacpp_py.engine import Answer, CancelToken, Chat, Engine
+from hobot_llamacpp_py.engine import Answer, CancelToken, Chat, Engine, grammar
 from hobot_llamacpp_py.engine.thoughts import FORMATS, ThoughtSplitter
 
 GREEDY = ChatConfig(system_prompt='', sampling=SamplingConfig(temperature=0))
@@ -19,6 +19,8 @@ THINK = {'<think>': USER_DEFINED, '</think>': USER_DEFINED}
 THOUGHTS = {'<think>': 'I', 'I': ' ponder', ' ponder': '\n', '\n': '</think>'}
 ANSWER = {'\n\n': 'Hello', 'Hello': ' world', ' world': END}
 SCRIPT = {ASK: '<think>', **THOUGHTS, '</think>': '\n\n', **ANSWER}
+
+HELLO = grammar('root ::= "Hello" " there"')
 
 
 @pytest.fixture
@@ -161,7 +163,7 @@ def test_cancel_within_a_thought(ask: Callable) -> None:
 
 def test_the_constraint_begins_behind_the_thought(ask: Callable) -> None:
     """A grammar holds for the answer alone: the thought is as free as ever."""
-    sampling = SamplingConfig(temperature=0, grammar='root ::= "Hello" " there"')
+    sampling = SamplingConfig(temperature=0, constraint=HELLO)
     _, given, thoughts = ask(sampling=sampling)
     assert (given.text, given.finish) == ('Hello there', 'stop')
     assert thoughts == ['I', ' ponder', '\n']
@@ -169,7 +171,7 @@ def test_the_constraint_begins_behind_the_thought(ask: Callable) -> None:
 
 def test_a_constraint_without_a_thought(ask: Callable) -> None:
     """Where the model does not think first, the grammar holds from the first token on."""
-    sampling = SamplingConfig(temperature=0, grammar='root ::= "Hello" " there"')
+    sampling = SamplingConfig(temperature=0, constraint=HELLO)
     _, given, thoughts = ask({ASK: 'I', 'I': ' ponder'}, sampling=sampling)
     assert (given.text, thoughts) == ('Hello there', [])
 

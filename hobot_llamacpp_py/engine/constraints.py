@@ -1,0 +1,184 @@
+"""Structured answers: what the user asks for, a schema or a grammar.
+
+A `ConstraintCompiler` belongs to one vocabulary and makes a `Matcher` of it for each answer. The
+work is llguidance's, which reads JSON Schema and grammars in Lark's notation.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hobot_llamacpp_py.config import Constraint
+from hobot_llamacpp_py.engine.gbnf import gbnf_to_lark
+from hobot_llamacpp_py.errors import ConstraintError
+
+__all__ = ['check', 'grammar', 'json_schema', 'llguidance_form']
+
+# The keywords whose values are schemas: in a list, by name, or by themselves.
+LISTS = ('prefixItems', 'anyOf', 'oneOf', 'allOf')
+MAPS = ('properties', 'patternProperties', '$defs', 'definitions')
+SINGLE = ('items', 'additionalProperties')
+
+_MOST_TEXT = 1 << 18  # bytes
+_LARGEST_INTEGER = 2**53 - 1  # that all who read JSON read as it is
+_FRACTION = 1e-6
+_CHECKED = 32  # constraints of which it is remembered that they are good
+_TRIAL = Path(__file__).with_name('constraint_trial.py')
+_TRIAL_SECONDS = 10.0  # the trial ends itself by its own clock, which stands while others compute
+_SIGNALS: dict[int, str] = {
+    signal.SIGPROF: 'it takes too long to compile',
+    signal.SIGABRT: 'it takes too much memory to compile',
+    signal.SIGKILL: 'it takes too much memory to compile',
+    signal.SIGSEGV: 'it is nested too deeply, or its references lead through too many others',
+}
+_LARK_TEXTS = re.compile(r'//[^\n]*|#[^\n]*|"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/')
+_LARK_REFUSED = {
+    '<': 'a special token cannot be part of an answer',
+    'stop': 'stop= is not supported, suffix= is',
+    'max_tokens': 'max_tokens= is not supported',
+}
+
+
+def json_schema(schema: Any) -> Constraint:
+    """Return the constraint of answers that are JSON and valid by a schema.
+
+    JSON is compact, its properties come in the schema's order; `x-guidance` in the schema, as
+    llguidance documents it, may say otherwise. What small models lose themselves in is not said,
+    unless the schema asks for it: properties that it does not name, numbers of endless digits.
+
+    Args:
+        schema: JSON text, a dict, or anything with a `model_json_schema`, as pydantic's models.
+
+    Raises:
+        ConstraintError: it is no JSON; whether it is a schema, `check` tells.
+    """
+    if hasattr(schema, 'model_json_schema'):
+        schema = schema.model_json_schema()
+    try:
+        if isinstance(schema, str):
+            _check_size('json_schema', schema)
+            schema = json.loads(schema, parse_constant=_no_number)
+        if not isinstance(schema, dict):
+            raise ConstraintError(f'json_schema: # is {json.dumps(schema)[:40]}, not an object')
+        schema = _tamed(schema, closes='"allOf"' not in json.dumps(schema))
+        own = schema.get('x-guidance', {})
+        if isinstance(own, dict):
+            schema = {**schema, 'x-guidance': {'whitespace_flexible': False, **own}}
+        text = json.dumps(schema, allow_nan=False)
+    except RecursionError:
+        raise ConstraintError('json_schema is nested too deeply') from None
+    except (TypeError, ValueError) as error:
+        raise ConstraintError(f'json_schema is no JSON: {error}') from None
+    _check_size('json_schema', text)
+    return Constraint('json_schema', text)
+
+
+def grammar(text: str) -> Constraint:
+    """Return the constraint of answers that follow a grammar, in GBNF or in Lark's notation.
+
+    GBNF begins with its rule `root`, Lark with `start`; which one it is tells the `::=` of GBNF.
+
+    Raises:
+        ConstraintError: it is no GBNF; says where. Whether it is Lark, `check` tells.
+    """
+    _check_size('grammar', text)
+    if '::=' in text:
+        return Constraint('grammar', gbnf_to_lark(text))
+    plain = _LARK_TEXTS.sub('', text)
+    for found in re.finditer(r'<|\b(?:stop|max_tokens)(?=\s*=)', plain):
+        line = plain.count('\n', 0, found.start()) + 1
+        raise ConstraintError(f'grammar: line {line}: {_LARK_REFUSED[found[0]]}')
+    return Constraint('grammar', text)
+
+
+def _tamed(schema: Any, *, closes: bool) -> Any:
+    """Return a schema that allows less, wherever it leaves something open.
+
+    Args:
+        closes: objects have the properties that are named, if nothing is said of others. (Not
+            where schemas are merged: each would forbid what the others name.)
+    """
+    if not isinstance(schema, dict):
+        return schema
+    tamed = dict(schema)
+    for keyword, value in schema.items():
+        if keyword in MAPS and isinstance(value, dict):
+            tamed[keyword] = {name: _tamed(part, closes=closes) for name, part in value.items()}
+        elif keyword in LISTS and isinstance(value, list):
+            tamed[keyword] = [_tamed(part, closes=closes) for part in value]
+        elif keyword in SINGLE:
+            tamed[keyword] = _tamed(value, closes=closes)
+    kinds = schema.get('type')
+    kinds = kinds if isinstance(kinds, list) else [kinds]
+    if not schema.keys() & {'enum', 'const', '$ref', 'multipleOf', 'anyOf', 'oneOf'}:
+        if 'integer' in kinds and 'number' not in kinds:
+            if not schema.keys() & {'minimum', 'exclusiveMinimum'}:
+                tamed['minimum'] = -_LARGEST_INTEGER
+            if not schema.keys() & {'maximum', 'exclusiveMaximum'}:
+                tamed['maximum'] = _LARGEST_INTEGER
+        least = schema.get('minimum', schema.get('exclusiveMinimum', -1))
+        if 'number' in kinds and isinstance(least, (int, float)) and least >= 0:
+            tamed['multipleOf'] = _FRACTION  # which llguidance knows for numbers from 0 on only
+        if closes and 'properties' in schema:
+            tamed.setdefault('additionalProperties', False)
+    return tamed
+
+
+def _check_size(what: str, text: str) -> None:
+    if len(text) > _MOST_TEXT:
+        raise ConstraintError(f'{what} is longer than {_MOST_TEXT >> 10} KiB')
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f'{name} is no number of JSON')
+
+
+@functools.lru_cache(maxsize=_CHECKED)
+def check(constraint: Constraint) -> None:
+    """Check that answers can follow a constraint; from any thread, in at most 2 s.
+
+    It is compiled and tried in a process of its own, since llguidance may end the process over
+    it, or hang, or take all memory.
+
+    Raises:
+        ConstraintError: they cannot; says what it is about, and where.
+    """
+    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    try:
+        trial = subprocess.run(
+            [sys.executable, '-S', str(_TRIAL), json.dumps([LISTS, MAPS, SINGLE])],
+            input=llguidance_form(constraint).encode(),
+            capture_output=True,
+            timeout=_TRIAL_SECONDS,
+            # Where memory ends, making a backtrace hangs.
+            env={**os.environ, 'PYTHONPATH': path, 'RUST_BACKTRACE': '0'},
+        )
+    except subprocess.TimeoutExpired:
+        raise ConstraintError(f'{constraint.kind}: it takes too long to compile') from None
+    except OSError as error:
+        raise ConstraintError(f'{constraint.kind} cannot be checked: {error}') from None
+    lines = trial.stdout.decode('utf-8', 'replace').splitlines()
+    if not lines and trial.returncode >= 0:
+        last = trial.stderr.decode('utf-8', 'replace').strip().rpartition('\n')[2]
+        if "No module named 'llguidance'" in last:
+            last = 'it needs llguidance: pip3 install llguidance==1.6.1'
+        raise ConstraintError(f'{constraint.kind} cannot be checked: {last}')
+    number = -trial.returncode
+    reason, *places = lines or [_SIGNALS.get(number, f'it cannot be compiled (signal {number})')]
+    if reason:
+        raise ConstraintError(': '.join((constraint.kind, *places, reason)))
+
+
+def llguidance_form(constraint: Constraint) -> str:
+    """Return a constraint as llguidance takes it."""
+    if constraint.kind == 'json_schema':
+        return f'{{"grammars": [{{"json_schema": {constraint.text}}}]}}'
+    return json.dumps({'grammars': [{'lark_grammar': constraint.text}]})
