@@ -81,7 +81,7 @@ class ConstraintCompiler:
         Raises:
             ConstraintError: answers cannot follow it, and why.
         """
-        return Matcher(self.start(constraint).result().deep_copy(), self)
+        return Matcher(self.start(constraint).result(), self)
 
     def forget(self, constraint: Constraint) -> None:
         """Compile a constraint anew when it is asked for next: its matcher has failed."""

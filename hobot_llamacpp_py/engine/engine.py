@@ -18,7 +18,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from hobot_llamacpp_py.config import Constraint, DecoderConfig, EncoderConfig, VisionConfig
+from hobot_llamacpp_py.config import DecoderConfig, EncoderConfig, VisionConfig
 from hobot_llamacpp_py.engine.cancel import CancelToken
 from hobot_llamacpp_py.engine.chat_template import ChatTemplateFormat
 from hobot_llamacpp_py.engine.constraint_compiler import ConstraintCompiler
@@ -227,10 +227,9 @@ class Engine:
         try:
             # 1. Keep what the KV cache holds already, decode the rest.
             constraint = request.config.sampling.constraint
-            if constraint is not None:
-                self.constraints.start(constraint)
+            compiling = self.constraints.start(constraint) if constraint else None
             self._prefill(prompt.elements, stats, cancel)
-            matcher = _matcher(self.constraints, constraint, cancel)
+            matcher = compiling and Matcher(_result(compiling, cancel), self.constraints)
             # 2. Sample until the model, the limits or the user end the answer.
             utf8 = codecs.getincrementaldecoder('utf-8')('replace')
             guard = NoGuard() if matcher else RepetitionGuard()
@@ -327,16 +326,6 @@ def _result(future: Future[T], cancel: CancelToken) -> T:
             raise CancelledError('the request was cancelled')
         wait((future,), _CANCEL_POLL)
     return future.result()
-
-
-def _matcher(
-    constraints: ConstraintCompiler, constraint: Constraint | None, cancel: CancelToken
-) -> Matcher | None:
-    """Return what follows an answer, once the constraint is compiled; None without one."""
-    if constraint is None:
-        return None
-    _result(constraints.start(constraint), cancel)
-    return constraints.matcher(constraint)
 
 
 def _splitter(

@@ -34,13 +34,16 @@ _ADDED: npt.NDArray[np.float32] = np.where(
 class Matcher:
     """Follows one answer, token by token. Not thread-safe.
 
+    Args:
+        compiled: llguidance's matcher of a constraint, which stays as it is.
+
     Where the constraint leaves one way on, the tokens of that way are fixed at once, as the
     model's own tokenizer parts its text. Until they are accepted the mask allows each of them
     alone: decoded together or one by one, the answer is the same.
     """
 
-    def __init__(self, matcher: Any, vocabulary: Vocabulary) -> None:
-        self._matcher, self._vocabulary = matcher, vocabulary
+    def __init__(self, compiled: Any, vocabulary: Vocabulary) -> None:
+        self._matcher, self._vocabulary = compiled.deep_copy(), vocabulary
         self._n_vocab, self._ends = vocabulary.n_vocab, vocabulary.ends
         self._bits = np.zeros(-(-(self._n_vocab + 1) // 64), np.uint64)
         self._bytes = self._bits.view(np.uint8)

@@ -250,9 +250,7 @@ class Table:
         '', 'JSON Schema that the answer follows, inline or a file; empty: none', runtime=True
     )
     grammar: str = param(
-        '',
-        'grammar (GBNF or Lark) that the answer follows, inline or a file; empty: none',
-        runtime=True,
+        '', 'its grammar instead (GBNF or Lark), inline or a file; empty: none', runtime=True
     )
     # Ours: the encoder.
     encoder_backend: str = setting(

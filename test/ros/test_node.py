@@ -417,7 +417,7 @@ class TestConstrainedAnswers:
             assert robot.set_parameter('max_tokens', 6) == (True, '')
             text = robot.ask(DESCRIBE)
             assert text.startswith('[error] the answer is not complete, it was cut at max_tokens:')
-            assert text.endswith(' a star')
+            assert ': a star and' in text
             assert robot.set_parameter('grammar', '') == (True, '')
             assert robot.set_parameter('max_tokens', 256) == (True, '')
             assert robot.ask(DESCRIBE).startswith('There is a yellow star at the top')
