@@ -86,10 +86,8 @@ class Engine:
         self._current: Stats | None = None  # of the request that the KV cache is for
         self._closed = False
         if encoder is None:
-            words = decoder.vocabulary
-            chat = ChatTemplateFormat(words, words.chat_template, words.bos, words.eos)
-            chat.check()
-            self.prompts = PromptBuilder(chat, words, decoder.n_ctx)
+            chat = _chat_format(decoder.vocabulary)
+            self.prompts = PromptBuilder(chat, decoder.vocabulary, decoder.n_ctx)
             return
         form = FamilyFormat(family, decoder.vocabulary)
         if encoder.n_embd != decoder.n_embd:
@@ -229,7 +227,8 @@ class Engine:
             constraint = request.config.sampling.constraint
             compiling = self.constraints.start(constraint) if constraint else None
             self._prefill(prompt.elements, stats, cancel)
-            matcher = compiling and Matcher(_result(compiling, cancel), self.constraints)
+            compiled = _result(compiling, cancel) if compiling else None
+            matcher = Matcher(compiled, self.constraints) if compiled else None
             # 2. Sample until the model, the limits or the user end the answer.
             utf8 = codecs.getincrementaldecoder('utf-8')('replace')
             guard = NoGuard() if matcher else RepetitionGuard()
@@ -326,6 +325,12 @@ def _result(future: Future[T], cancel: CancelToken) -> T:
             raise CancelledError('the request was cancelled')
         wait((future,), _CANCEL_POLL)
     return future.result()
+
+
+def _chat_format(words: Vocabulary) -> ChatTemplateFormat:
+    chat = ChatTemplateFormat(words, words.chat_template, words.bos, words.eos)
+    chat.check()
+    return chat
 
 
 def _splitter(
