@@ -120,10 +120,8 @@ class Engine:
             if encoder is not None:
                 # The wrong vocabulary is found before an encoder is loaded, which may take long.
                 FamilyFormat(family, decoder.vocabulary)
-                n_threads = encoder_config.n_threads or decoder.n_threads
-                opened = open_encoder(
-                    encoder, family, replace(encoder_config, n_threads=n_threads)
-                )
+                n = encoder_config.n_threads or decoder.n_threads
+                opened = open_encoder(encoder, family, replace(encoder_config, n_threads=n))
             return cls(decoder, opened, family, vision)
         except BaseException:
             decoder.close()
@@ -174,8 +172,8 @@ class Engine:
             PromptError: the request does not fit the context.
             InferenceError: the encoder or the decoder failed.
         """
-        stats, cancel = Stats(), cancel or CancelToken()
         self._check_open()
+        stats, cancel = Stats(), cancel or CancelToken()
         elements = self.prompts.build_before_question(request)
         if self.cache.match(elements, last_again=False) < len(elements):
             self.decoder.cancel_on(cancel)
