@@ -31,7 +31,8 @@ class DecoderConfig:
 
     n_ctx: int = 4096
     n_ubatch: int = 512
-    n_threads: int = 8
+    n_threads: int = 0
+    """0: as many as others leave free, at most 8; else this number, whatever happens."""
     flash_attn: Switch = 'auto'
     kv_cache_type: KvCacheType = 'f16'
 

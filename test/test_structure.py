@@ -32,6 +32,7 @@ BINDINGS = {
         'engine/sampler.py',
         'engine/vocabulary.py',
         'tools/bench_engine.py',
+        'tools/bench_threads.py',
         'vision/mmproj.py',
     },
     'llguidance': {'engine/constraint_compiler.py', 'engine/constraint_trial.py'},

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,26 @@ from hobot_llamacpp_py.config import DecoderConfig, SamplingConfig
 from hobot_llamacpp_py.engine.cancel import CancelToken
 from hobot_llamacpp_py.engine.sampler import Sampler
 from hobot_llamacpp_py.engine.speculation import MAX_DRAFT
+from hobot_llamacpp_py.engine.threads import (
+    MOST,
+    STALE,
+    ThreadGovernor,
+    ThreadTimes,
+    usable_cores,
+    waiting_threads,
+)
 from hobot_llamacpp_py.engine.vocabulary import Vocabulary
 from hobot_llamacpp_py.errors import CancelledError, InferenceError, ModelFileError
 from hobot_llamacpp_py.gguf_header import check_magic
 from hobot_llamacpp_py.llama_log import Reason, on_llama_log
 
-__all__ = ['Decoder', 'Segment', 'usable_threads']
+__all__ = ['Decoder', 'Segment']
 
 # What `prefill` takes: token ids, or image embeddings float32 [n_tokens, n_embd].
 Segment = Sequence[int] | npt.NDArray[np.float32]
 
 _ABORTED = 2  # llama_decode's return code
+_COMPARABLE = 32  # tokens of a prefill, from which on the time is theirs
 _INT32_P = ctypes.POINTER(ctypes.c_int32)
 _INT8_P = ctypes.POINTER(ctypes.c_int8)
 _FLOAT_P = ctypes.POINTER(ctypes.c_float)
@@ -45,11 +55,6 @@ _FLASH_ATTN_TYPES = {
 # library's strlen answers that: non-zero if and only if the first byte at `data` is set. No
 # Python runs inside a decode, so the question costs nothing and never waits for the GIL.
 _abort_if_set = ctypes.cast(ctypes.CDLL(None).strlen, llama_cpp.ggml_abort_callback)
-
-
-def usable_threads(wanted: int) -> int:
-    """Return a number of threads, no more than there are cores for this process."""
-    return min(wanted, len(os.sched_getaffinity(0)))
 
 
 class Decoder:
@@ -69,7 +74,18 @@ class Decoder:
         """llama.cpp's own handle."""
         self._reason = Reason()
         self.path, self.config = Path(path), config
-        self.n_threads = usable_threads(config.n_threads)
+        self.n_threads = min(config.n_threads or MOST, usable_cores())
+        """Threads at the most."""
+        adapts = config.n_threads == 0 and self.n_threads > 1
+        self._governors = (
+            [
+                ThreadGovernor(self.n_threads, 'decode'),
+                ThreadGovernor(self.n_threads, 'prefill', tries_half=False),
+            ]
+            if adapts
+            else []
+        )
+        self._times, self._n_now = ThreadTimes(), 0
         llama_cpp.llama_log_set(on_llama_log, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
         try:
@@ -201,13 +217,59 @@ class Decoder:
                 f'{n} more positions do not fit the context ({at} of {self.n_ctx} used)'
             )
 
+    @property
+    def n_threads_now(self) -> tuple[int, int]:
+        """The threads that a decode and a prefill are computed with, at the moment."""
+        numbers = [governor.n for governor in self._governors] or [self.n_threads] * 2
+        return numbers[0], numbers[1]
+
+    @property
+    def encoder_threads(self) -> Callable[[], int] | None:
+        """Tells how many threads an encoder on the CPU may take now; None: its own number stays.
+
+        Half of what the decoder has while that works, else all that others leave free.
+        """
+        return self._share if self._governors else None
+
+    def _share(self) -> int:
+        noted = max(governor.noted for governor in self._governors)
+        if time.perf_counter() - noted < STALE:
+            return max(1, self._governors[0].n // 2)
+        return max(1, self.n_threads - waiting_threads())
+
     def _decode(self, batch: Any) -> None:
         with self._reason:
-            code = llama_cpp.llama_decode(self.context, batch)
+            code = self._governed(batch) if self._governors else self._llama_decode(batch)
         if code == _ABORTED:
             raise CancelledError('the request was cancelled')
         if code:
             raise InferenceError(f'llama_decode failed with code {code}: {self._reason}')
+
+    def _llama_decode(self, batch: Any) -> int:
+        return int(llama_cpp.llama_decode(self.context, batch))
+
+    def _governed(self, batch: Any) -> int:
+        """Decode with as many threads as pay at the moment, and note what that gave."""
+        n_tokens, times = batch.n_tokens, self._times
+        is_prefill = n_tokens > 1 + MAX_DRAFT
+        governor, other = self._governors[is_prefill], self._governors[not is_prefill]
+        if (now := time.perf_counter()) - governor.noted > STALE:
+            # Begin with what the other kind of work has found, or what can be seen at once.
+            fresh = now - other.noted < STALE
+            governor.restart(other.n if fresh else max(1, self.n_threads - waiting_threads()))
+        if is_change := governor.n != self._n_now:
+            self._n_now = governor.n
+            llama_cpp.llama_set_n_threads(self.context, self._n_now, self._n_now)
+        before = times.begin(now, self._n_now, is_change)
+        started = time.perf_counter()
+        code = self._llama_decode(batch)
+        now = time.perf_counter()
+        after = times.end()
+        if after is not None and not code:
+            # Speeds of batches of another size say nothing; those of prefills nearly are the same.
+            work = n_tokens if n_tokens == 1 or n_tokens >= _COMPARABLE else 0
+            governor.note(now, now - started, after - before, work)
+        return code
 
     def trim(self, n_keep: int) -> int:
         """Drop all positions from `n_keep` on; return how many are kept.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import codecs
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import replace
 from pathlib import Path
@@ -65,7 +65,7 @@ class Engine:
         decoder: the text decoder; the engine closes it.
         encoder: the vision encoder, or None for text chat; the engine closes it.
         family: what the models were trained with. Text chat goes by the GGUF's own chat template.
-        vision: how pictures are fitted and their embeddings kept.
+        vision, encoder_threads: as `Pictures` takes them.
 
     Raises:
         ModelFileError: the models do not fit each other or the family.
@@ -77,6 +77,7 @@ class Engine:
         encoder: VisionEncoder | None = None,
         family: ModelFamily = INTERNVL,
         vision: VisionConfig = VisionConfig(),
+        encoder_threads: Callable[[], int] | None = None,
     ) -> None:
         self.decoder, self.encoder, self.vocabulary = decoder, encoder, decoder.vocabulary
         self.cache = KvCache(decoder)
@@ -96,7 +97,7 @@ class Engine:
                 f' {decoder.path.name} takes {decoder.n_embd}: they belong to different models'
             )
         self.prompts = PromptBuilder(form, decoder.vocabulary, decoder.n_ctx, encoder.n_tokens)
-        self._pictures = Pictures(encoder, vision)
+        self._pictures = Pictures(encoder, vision, encoder_threads)
 
     @classmethod
     def open(
@@ -122,7 +123,8 @@ class Engine:
                 FamilyFormat(family, decoder.vocabulary)
                 n = encoder_config.n_threads or decoder.n_threads
                 opened = open_encoder(encoder, family, replace(encoder_config, n_threads=n))
-            return cls(decoder, opened, family, vision)
+            share = None if encoder_config.n_threads else decoder.encoder_threads
+            return cls(decoder, opened, family, vision, share)
         except BaseException:
             decoder.close()
             if opened is not None:
@@ -291,8 +293,7 @@ class Engine:
         self, elements: list[Element], stats: Stats, cancel: CancelToken, *, logits: bool = True
     ) -> None:
         """Bring the KV cache to hold these elements; if this raises, it holds some of them."""
-        self._current = stats
-        cache = self.cache
+        self._current, cache = stats, self.cache
         cache.trim(cache.match(elements, last_again=logits))
         rest = elements[len(cache) :]
         stats.reused = cache.n_past

@@ -13,7 +13,7 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from hobot_llamacpp_py.engine import Engine
-from hobot_llamacpp_py.engine.decoder import usable_threads
+from hobot_llamacpp_py.engine.threads import usable_cores
 from hobot_llamacpp_py.ros.diagnostics import PERIOD, Diagnostics, timings
 from hobot_llamacpp_py.ros.images import (
     ImageSubscription,
@@ -115,12 +115,11 @@ class LlamacppNode(Node):
         """Load the models, in the inference thread."""
         log_as(self.get_logger())
         parameters, files = self._settings.current, self._settings.files
-        wanted, usable = parameters.llm_threads, usable_threads(parameters.llm_threads)
-        # The default is what the interface has; only who gave another number is to know.
-        if usable < wanted and 'llm_threads' in self._settings.given:
+        wanted, cores = parameters.llm_threads, usable_cores()
+        if wanted > cores:
             self.get_logger().warning(
-                f'llm_threads {wanted} is more than the {usable} cores there are:'
-                f' {usable} threads are used'
+                f'llm_threads {wanted} is more than the {cores} cores there are:'
+                f' {cores} threads are used'
             )
         engine = Engine.open(
             files['llm_model_name'],
@@ -198,8 +197,13 @@ class LlamacppNode(Node):
                 **timings(reporter.last_stats),
                 'KV cells used': engine.cache.n_past if engine else 0,
                 'KV cells': engine.decoder.n_ctx if engine else 0,
+                'threads of decode, prefill': _shown_threads(engine),
                 'prompts dropped': self._inbox.prompts_refused,
                 'incompatible prompt publishers': self._missed_publishers,
                 'last error': reporter.last_error,
             },
         )
+
+
+def _shown_threads(engine: Engine | None) -> str:
+    return ', '.join(map(str, engine.decoder.n_threads_now)) if engine else ''

@@ -68,8 +68,8 @@ class Table:
     llm_threads: int = setting(
         DecoderConfig,
         'n_threads',
-        'threads of llama.cpp; clamped, with a warning, to what the machine has',
-        at_least=1,
+        'threads of llama.cpp; 0: as many as others leave free, at most 8',
+        at_least=0,
     )
     is_shared_mem_sub: int = param(
         0, '1: take images from /hbmem_img (hbm_img_msgs/HbmMsg1080P, NV12)', choices=(0, 1)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
 
 from hobot_llamacpp_py.errors import InferenceError
-from hobot_llamacpp_py.vision.encoder import VisionEncoder
+from hobot_llamacpp_py.vision.encoder import CpuEncoder, VisionEncoder
 from hobot_llamacpp_py.vision.picture import Picture
 
 __all__ = ['Embeddings', 'EmbeddingCache']
@@ -24,13 +25,17 @@ class EmbeddingCache:
     Args:
         encoder: the vision encoder; the cache closes it.
         size: pictures whose embeddings are kept.
+        threads: tells how many threads the encoder may compute with at the moment; None: it keeps
+            the number that it was opened with.
     """
 
-    def __init__(self, encoder: VisionEncoder, size: int) -> None:
-        self._encoder, self._size = encoder, size
+    def __init__(
+        self, encoder: VisionEncoder, size: int, threads: Callable[[], int] | None = None
+    ) -> None:
+        self._encoder, self._size, self._threads = encoder, size, threads
         self._lock = threading.Lock()
         self._futures: OrderedDict[str, Future[Embeddings]] = OrderedDict()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix='encoder')
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix='encoder')
 
     def start(self, picture: Picture) -> Future[Embeddings]:
         """Begin to encode a picture, unless its embeddings are there or under way.
@@ -41,7 +46,7 @@ class EmbeddingCache:
         with self._lock:
             future = self._futures.get(picture.key)
             if future is None or (future.done() and future.exception()):
-                future = self._thread.submit(self._encode, picture)
+                future = self._executor.submit(self._encode, picture)
                 self._futures[picture.key] = future
             self._futures.move_to_end(picture.key)
             while len(self._futures) > self._size:
@@ -49,6 +54,8 @@ class EmbeddingCache:
             return future
 
     def _encode(self, picture: Picture) -> Embeddings:
+        if self._threads is not None and isinstance(self._encoder, CpuEncoder):
+            self._encoder.use_threads(self._threads())
         embeddings = self._encoder.encode(picture.pixels)
         expected = (self._encoder.n_tokens, self._encoder.n_embd)
         if embeddings.shape != expected:
@@ -60,4 +67,4 @@ class EmbeddingCache:
     def close(self) -> None:
         """Free the encoder, once it has finished with a picture; closing again does no harm."""
         self._encoder.close()  # one that works in another process is ended by this
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._executor.shutdown(wait=True, cancel_futures=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ['VisionEncoder']
+__all__ = ['CpuEncoder', 'VisionEncoder']
 
 
 class VisionEncoder(Protocol):
@@ -31,3 +31,11 @@ class VisionEncoder(Protocol):
 
     def close(self) -> None:
         """Free the model, also while `encode` runs in another thread; again does no harm."""
+
+
+@runtime_checkable
+class CpuEncoder(VisionEncoder, Protocol):
+    """An encoder whose threads share the cores with the decoder's, and can be made fewer."""
+
+    def use_threads(self, n: int) -> None:
+        """Compute with n threads from the next picture on."""

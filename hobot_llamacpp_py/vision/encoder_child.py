@@ -19,6 +19,7 @@ from typing import Any
 
 from hobot_llamacpp_py.errors import VlmError, one_line
 from hobot_llamacpp_py.vision.backends import BACKENDS
+from hobot_llamacpp_py.vision.encoder import CpuEncoder
 from hobot_llamacpp_py.vision.shared_arrays import SharedArrays
 
 __all__ = ['main']
@@ -43,8 +44,10 @@ def main(job: dict[str, Any]) -> None:
             return
         send(number=0, properties=properties)
         for line in requests:
-            number, height, width = json.loads(line)
+            number, height, width, n_threads = json.loads(line)
             try:
+                if isinstance(encoder, CpuEncoder) and n_threads:
+                    encoder.use_threads(n_threads)
                 shared.embeddings[...] = encoder.encode(shared.picture(height, width))
             except Exception as error:
                 send(number=number, **_words(error))

@@ -84,6 +84,7 @@ class ProcessEncoder:
         self._path = Path(path)
         self._model = pickle.dumps((self._path, family, config))
         self._timeout, self._start_timeout = config.timeout, max(start_timeout, config.timeout)
+        self._n_threads = config.n_threads
         self._lock = threading.Lock()  # held by who talks to the child
         self._closed = False
         self._child: _Child | None = None
@@ -112,7 +113,7 @@ class ProcessEncoder:
         with self._lock:
             child = self._living_child()
             try:
-                reply = child.ask(fitted, self._timeout)
+                reply = child.ask(fitted, self._n_threads, self._timeout)
             except TimeoutError:
                 reason = f'no answer within {self._timeout:g} s; its process was ended'
                 raise self._failed(reason, setting='EncoderConfig.timeout') from None
@@ -124,6 +125,10 @@ class ProcessEncoder:
                 raise _error(reply)
             self._failures = 0
             return child.embeddings.copy()
+
+    def use_threads(self, n: int) -> None:
+        """Have a backend on the CPU compute with n threads from the next picture on."""
+        self._n_threads = n
 
     def close(self) -> None:
         """End the process, also while it encodes; closing again does no harm."""
@@ -270,13 +275,15 @@ class _Child:
         self.embeddings = self._shared.embeddings
         return (width, height), n_tokens, n_embd
 
-    def ask(self, fitted: npt.NDArray[np.uint8], timeout: float) -> dict[str, Any]:
+    def ask(self, fitted: npt.NDArray[np.uint8], n_threads: int, timeout: float) -> dict[str, Any]:
         """Have a picture encoded; return the reply."""
         height, width = fitted.shape[:2]
         self._shared.picture(height, width)[...] = fitted
         self._number += 1
         try:
-            self._channel.sendall(json.dumps((self._number, height, width)).encode() + b'\n')
+            self._channel.sendall(
+                json.dumps((self._number, height, width, n_threads)).encode() + b'\n'
+            )
         except OSError:
             raise _EndedError from None
         return self._reply(timeout)

@@ -66,7 +66,15 @@ class MmprojEncoder:
             self.close()
             raise
 
+    def use_threads(self, n: int) -> None:
+        """Compute with n threads from now on; libmtmd has to load the file again for that."""
+        if n != self._n_threads:
+            self._mtmd.mtmd_free(self._context)
+            self._context = None
+            self._load(n)
+
     def _load(self, n_threads: int) -> None:
+        self._n_threads = n_threads
         params = self._mtmd.mtmd_context_params_default()
         params.n_threads = n_threads
         params.print_timings = params.warmup = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 
 import numpy as np
@@ -19,11 +20,20 @@ __all__ = ['Pictures']
 
 
 class Pictures:
-    """Pictures for one encoder, which it closes. Thread-safe."""
+    """Pictures for one encoder, which it closes. Thread-safe.
 
-    def __init__(self, encoder: VisionEncoder, config: VisionConfig) -> None:
+    Args:
+        threads: as `EmbeddingCache` takes it.
+    """
+
+    def __init__(
+        self,
+        encoder: VisionEncoder,
+        config: VisionConfig,
+        threads: Callable[[], int] | None = None,
+    ) -> None:
         self._encoder, self._config = encoder, config
-        self._embeddings = EmbeddingCache(encoder, config.embedding_cache_size)
+        self._embeddings = EmbeddingCache(encoder, config.embedding_cache_size, threads)
         self._last: Picture | None = None
         self._lock = threading.Lock()
 
