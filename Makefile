@@ -31,6 +31,8 @@ bench:
 	@status=0; $(VENV) -m hobot_llamacpp_py.tools.bench $(ARGS) || status=$$?; \
 	  printf '\nThe node with a camera:\n'; \
 	  test/with_interfaces.sh .venv/bin/python -m hobot_llamacpp_py.tools.bench_node || status=$$?; \
+	  printf '\nThreads beside busy neighbours:\n'; \
+	  $(VENV) -m hobot_llamacpp_py.tools.bench_threads || status=$$?; \
 	  printf '\nA timer of 10 ms while an encoder holds its own GIL for 2.4 s:\n'; \
 	  . scripts/without_ros.sh; PYTHONPATH=. .venv/bin/python test/timer_delay.py && exit $$status
 
