@@ -17,24 +17,14 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from hobot_llamacpp_py.launching.neighbours import Neighbour, apt_name, neighbours, whole_number
+from hobot_llamacpp_py.ros.parameters import specs
 
 __all__ = ['arguments', 'generate', 'node_parameters']
 
 PACKAGE = 'hobot_llamacpp_py'
 NODE = 'llamacpp_node'
 
-# name: (default, description), in the order of `ros2 launch --show-args`
-_NODE_ARGUMENTS = {
-    'llamacpp_gguf_model_file_name': ('Qwen2.5-0.5B-Instruct-Q4_0.gguf', 'language model'),
-    'llamacpp_user_prompt': ('', 'first question'),
-    'llamacpp_text_msg_pub_name': ('/tts_text', 'topic of the answer in speakable pieces'),
-    'llamacpp_prompt_msg_sub_name': ('/prompt_text', 'topic of the questions'),
-    'audio_asr_model': ('sense-voice-small-fp16.gguf', 'local speech recognition model'),
-    'audio_device': ('hw:0,0', 'microphone and loudspeaker'),
-    'namespace': ('', 'put all nodes and topics below this name, for several robots'),
-    'params_file': ('', 'YAML parameters of the node; arguments that are given win over them'),
-}
-# Parameters of the node that are arguments of the launch files.
+# Parameters of the node that are arguments of the launch files, and take their defaults there.
 _PARAMETERS = {
     'llm_model_name': 'llamacpp_gguf_model_file_name',
     'user_prompt': 'llamacpp_user_prompt',
@@ -45,27 +35,34 @@ _PARAMETERS = {
     'model_type': 'llamacpp_model_type',
     'pre_infer': 'llamacpp_advance',
 }
+_OF_THE_CAMERA = ('model_file_name', 'model_type', 'pre_infer')
 
 
 def arguments(vlm: bool, environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     """Return the launch arguments: name -> (default, description)."""
+    camera, device = {}, '/dev/video0' if environment.get('CAM_TYPE') == 'usb' else 'F37'
+    if vlm:
+        camera = {
+            'llamacpp_image_width': ('1920', 'width of the camera image'),
+            'llamacpp_image_height': ('1080', 'height of the camera image'),
+            'device': (device, 'camera: a video device (CAM_TYPE=usb) or a sensor (mipi)'),
+            'publish_image_source': ('./config/image2.jpg', 'picture that CAM_TYPE=fb publishes'),
+        }
+    own = {
+        argument: (str(specs()[name].default), specs()[name].sentence)
+        for name, argument in _PARAMETERS.items()
+        if vlm or name not in _OF_THE_CAMERA
+    }
     if not vlm:
-        system_prompt = ('config/system_prompt.txt', 'system prompt, text or the path of a .txt')
-        return {'llamacpp_system_prompt': system_prompt, **_NODE_ARGUMENTS}
-    device = '/dev/video0' if environment.get('CAM_TYPE') == 'usb' else 'F37'
+        sentence = own['llamacpp_system_prompt'][1]
+        own['llamacpp_system_prompt'] = ('config/system_prompt.txt', sentence)
     return {
-        'llamacpp_image_width': ('1920', 'width of the camera image'),
-        'llamacpp_image_height': ('1080', 'height of the camera image'),
-        'device': (device, 'camera: a video device (CAM_TYPE=usb) or a sensor (mipi)'),
-        'publish_image_source': ('./config/image2.jpg', 'picture that CAM_TYPE=fb publishes'),
-        'llamacpp_vit_model_file_name': ('vit_model_int16_v2.bin', 'image encoder'),
-        'llamacpp_model_type': ('0', '0: InternVL, 1: SmolVLM2'),
-        'llamacpp_advance': ('0', '1: work on the image before the question comes (pre_infer)'),
-        'llamacpp_system_prompt': (
-            'You are a helpful assistant.',
-            'system prompt, text or the path of a .txt',
-        ),
-        **_NODE_ARGUMENTS,
+        **camera,
+        **own,
+        'audio_asr_model': ('sense-voice-small-fp16.gguf', 'local speech recognition model'),
+        'audio_device': ('hw:0,0', 'microphone and loudspeaker'),
+        'namespace': ('', 'put all nodes and topics below this name, for several robots'),
+        'params_file': ('', 'YAML parameters of the node; arguments that are given win over them'),
     }
 
 
@@ -84,13 +81,13 @@ def node_parameters(
     # The topic names that are no arguments stand here too: a namespace makes them relative.
     parameters: dict[str, int | str] = {
         'llm_threads': 6,
-        'ai_msg_pub_topic_name': '/llama_cpp_node',
+        'ai_msg_pub_topic_name': str(specs()['ai_msg_pub_topic_name'].default),
         'cute_words': '来了',
     }
     if vlm:
         parameters |= {
             'is_shared_mem_sub': int(has_shared_memory),
-            'ros_img_sub_topic_name': '/image',
+            'ros_img_sub_topic_name': str(specs()['ros_img_sub_topic_name'].default),
             'cute_words': '好的，我看一下;没问题，稍等;让我看看;马上就好',
         }
     for name, argument in _PARAMETERS.items():
