@@ -43,6 +43,7 @@ setup(
     entry_points={
         'console_scripts': [
             'hobot_llamacpp_py = hobot_llamacpp_py.ros.main:main',
+            'camera = hobot_llamacpp_py.tools.camera:main',
             'demo = hobot_llamacpp_py.tools.demo:main',
             'bench = hobot_llamacpp_py.tools.bench:main',
             'bench_node = hobot_llamacpp_py.tools.bench_node:main',

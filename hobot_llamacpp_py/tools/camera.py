@@ -1,0 +1,158 @@
+"""Publish pictures as a camera does: from a file, a folder, a video or a webcam."""
+
+from __future__ import annotations
+
+import argparse
+import array
+import itertools
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import rclpy
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
+
+from hobot_llamacpp_py.errors import ImageError
+from hobot_llamacpp_py.vision.image_file import read_image
+
+__all__ = ['main']
+
+Bgr = npt.NDArray[np.uint8]
+PICTURES = ('.bmp', '.jpeg', '.jpg', '.png', '.webp')
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Publish until there are no more pictures, or Ctrl-C; exit with 1 if there are none."""
+    parser = argparse.ArgumentParser(
+        prog='camera',
+        description=__doc__,
+        epilog='Exit status: 0 after the last picture or Ctrl-C, 1 if the source cannot be read.',
+    )
+    parser.add_argument('source', help='a picture, a folder of them, a video, or /dev/video0')
+    parser.add_argument('--topic', default='/image', help='%(default)s')
+    parser.add_argument('--rate', type=_positive, help='frames a second (10; a video: its own)')
+    parser.add_argument('--size', type=_size, metavar='WIDTHxHEIGHT', help='scale to this size')
+    parser.add_argument('--compressed', action='store_true', help='as JPEG (CompressedImage)')
+    parser.add_argument('--best-effort', action='store_true', help='not RELIABLE')
+    parser.add_argument('--no-loop', action='store_true', help='end after the last picture')
+    parser.add_argument('--frame-id', default='camera', help='of the header: %(default)s')
+    given = rclpy.utilities.remove_ros_args(sys.argv if arguments is None else ['', *arguments])
+    options = parser.parse_args(given[1:])
+    try:
+        _publish(options, arguments)
+    except ImageError as error:
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(1)
+
+
+def _publish(options: argparse.Namespace, arguments: list[str] | None) -> None:
+    frames, rate = _frames(Path(options.source), loops=not options.no_loop)
+    first = next(frames, None)
+    if first is None:
+        raise ImageError(f'{options.source}: there is no picture in it')
+    stopping = threading.Event()
+    # rclpy's own handlers would shut its context down in the middle of a publish.
+    rclpy.init(args=arguments, signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    node = rclpy.create_node('camera')
+    reliability = (
+        ReliabilityPolicy.BEST_EFFORT if options.best_effort else ReliabilityPolicy.RELIABLE
+    )
+    publisher = node.create_publisher(
+        CompressedImage if options.compressed else Image,
+        options.topic,
+        QoSProfile(depth=3, reliability=reliability),
+    )
+    rate = options.rate or rate
+    write = _compressed if options.compressed else _raw
+    node.get_logger().info(
+        f'{options.source} at {rate:g} frames a second on {publisher.topic_name}'
+    )
+    due = time.monotonic()
+    for bgr in itertools.chain([first], frames):
+        if options.size:
+            bgr = cv2.resize(bgr, options.size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+        header = Header(stamp=node.get_clock().now().to_msg(), frame_id=options.frame_id)
+        publisher.publish(write(header, bgr))
+        due = max(due + 1 / rate, time.monotonic())  # what is late is not made up for
+        if stopping.wait(due - time.monotonic()):
+            break
+    node.destroy_node()
+    rclpy.shutdown()
+
+
+def _frames(source: Path, *, loops: bool) -> tuple[Iterator[Bgr], float]:
+    """Return the pictures of a source, and how many a second it has.
+
+    Raises:
+        ImageError: there is no such source; those of the iteration: a picture cannot be read.
+    """
+    if source.is_dir():
+        paths = sorted(path for path in source.iterdir() if path.suffix.lower() in PICTURES)
+        read: Callable[[], Iterator[Bgr]] = lambda: map(read_image, paths)  # noqa: E731
+        return _again(read, loops and bool(paths)), 10.0
+    if not source.exists():
+        raise ImageError(f'{source}: no such file or folder')
+    if source.suffix.lower() in PICTURES:
+        picture = read_image(source)
+        return (itertools.repeat(picture) if loops else iter([picture])), 10.0
+    capture = cv2.VideoCapture(str(source))
+    if not capture.isOpened():
+        raise ImageError(f'{source} is neither a picture nor a video or camera that OpenCV opens')
+    rate = capture.get(cv2.CAP_PROP_FPS) or 30.0
+
+    def video() -> Iterator[Bgr]:
+        capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
+        while (found := capture.read())[0]:
+            yield found[1]  # type: ignore[misc]
+
+    return _again(video, loops and not source.is_char_device()), rate
+
+
+def _again(read: Callable[[], Iterator[Bgr]], loops: bool) -> Iterator[Bgr]:
+    yield from read()
+    while loops:
+        yield from read()
+
+
+def _raw(header: Header, bgr: Bgr) -> Any:
+    height, width = bgr.shape[:2]
+    message = Image(header=header, width=width, height=height, encoding='bgr8', step=width * 3)
+    message.data = array.array('B', bgr.tobytes())  # of another type each byte would be checked
+    return message
+
+
+def _compressed(header: Header, bgr: Bgr) -> Any:
+    data = cv2.imencode('.jpg', bgr)[1].tobytes()
+    return CompressedImage(header=header, format='jpeg', data=data)
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < 1000:
+        raise argparse.ArgumentTypeError(f'{text} is not between 0 and 1000')
+    return number
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        width, height = map(int, text.lower().split('x'))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text!r} is no size such as 640x480') from None
+    if min(width, height) < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} has nothing in it')
+    return width, height
+
+
+if __name__ == '__main__':
+    main()
