@@ -220,7 +220,7 @@ class Engine:
         self._check_open()
         started = time.perf_counter()
         stats, vocabulary = answer.stats, self.vocabulary
-        splitter = _splitter(self.prompts.form.thoughts, vocabulary, prompt, answer)
+        splitter = _splitter(self.prompts.form.thoughts, vocabulary, request, prompt, answer)
         self.decoder.cancel_on(cancel)
         try:
             # 1. Keep what the KV cache holds already, decode the rest.
@@ -333,7 +333,11 @@ def _chat_format(words: Vocabulary) -> ChatTemplateFormat:
 
 
 def _splitter(
-    markers: ThoughtFormat | None, vocabulary: Vocabulary, prompt: Prompt, answer: Answer
+    markers: ThoughtFormat | None,
+    vocabulary: Vocabulary,
+    request: Request,
+    prompt: Prompt,
+    answer: Answer,
 ) -> ThoughtSplitter | None:
     """Return what parts thought and answer; None for a model that does not think."""
     if markers is None:
@@ -345,4 +349,5 @@ def _splitter(
             answer.on_thought(piece)
 
     pieces = (vocabulary.piece, vocabulary.special_piece)
-    return ThoughtSplitter(markers, *pieces, on_thought, prompt.in_thought)
+    is_free = request.config.sampling.constraint is None
+    return ThoughtSplitter(markers, *pieces, on_thought, prompt.in_thought, is_free)

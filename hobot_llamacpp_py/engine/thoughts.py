@@ -103,6 +103,8 @@ class ThoughtSplitter:
         special: the bytes of a control token.
         on_thought: called with each piece of the thought, as it is known.
         in_thought: the prompt has opened a thought already.
+        is_free: what follows the thought is the answer, whatever it is. Else only what follows
+            `begin_answer` is.
     """
 
     def __init__(
@@ -112,8 +114,9 @@ class ThoughtSplitter:
         special: Callable[[int], bytes],
         on_thought: Callable[[str], None],
         in_thought: bool,
+        is_free: bool = True,
     ) -> None:
-        self.markers = markers
+        self.markers, self._is_free = markers, is_free
         self.in_thought = in_thought
         """Whether what comes next belongs to a thought."""
         self.is_over = False
@@ -132,7 +135,7 @@ class ThoughtSplitter:
     @property
     def answer_tokens(self) -> list[int]:
         """The tokens fed that the answer begins with, none as long as it has not begun."""
-        return self._begun if self.is_over else []
+        return self._begun if self.is_over and self._is_free else []
 
     @property
     def n_thinking(self) -> int:
@@ -162,7 +165,7 @@ class ThoughtSplitter:
                 break
         if self._has_marker and not self.is_over and (self.in_thought or not self._held.strip()):
             self._begun.clear()
-        return self._take(len(self._held)) if self.is_over else b''
+        return self._take(len(self._held)) if self.is_over and self._is_free else b''
 
     def continues(self, token: int, is_special: bool) -> bool:
         """Tell whether a token begins or goes on with a marker before the answer.
@@ -178,10 +181,18 @@ class ThoughtSplitter:
             return False  # text that happens to begin like a marker
         return any(marker.startswith(head) for marker in self._heads)
 
+    def begin_answer(self) -> None:
+        """Have the answer begin here; what is held, as half of a marker, is no part of it."""
+        if self.in_thought:
+            self._think(len(self._held))
+        self.in_thought, self.is_over = False, True
+
     def finish(self) -> bytes:
         """Return what is left of the answer when there are no more tokens."""
         if self.in_thought:
             self._think(len(self._held))
+        if not self._is_free:
+            return b''
         if self._has_marker:
             self._held = self._held.lstrip()
         self.is_over = bool(self._held)

@@ -95,13 +95,18 @@ class TokenLoop:
     ) -> int:
         """Pick the next token of an answer that has to follow something, but may think first."""
         if splitter is not None and not splitter.is_over:
+            vocabulary = self._decoder.vocabulary
             if splitter.in_thought:
-                return sampler.sample(row)
-            # The most likely token tells whether the model wants to think, or to end a marker.
-            token = sampler.most_likely(row)
-            if splitter.continues(token, self._decoder.vocabulary.is_special(token)):
-                sampler.accept(token)
-                return token
+                token = sampler.sample(row)
+                if not vocabulary.is_end(token):  # which ends a thought, but no answer
+                    return token
+            else:
+                # The most likely token tells whether it wants to think, or to end a marker.
+                token = sampler.most_likely(row)
+                if splitter.continues(token, vocabulary.is_special(token)):
+                    sampler.accept(token)
+                    return token
+            splitter.begin_answer()
         return sampler.sample_allowed(matcher, row)
 
     def close(self) -> None:

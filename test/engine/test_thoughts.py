@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from nano import request_of
@@ -174,6 +175,55 @@ def test_a_constraint_without_a_thought(ask: Callable) -> None:
     sampling = SamplingConfig(temperature=0, constraint=HELLO)
     _, given, thoughts = ask({ASK: 'I', 'I': ' ponder'}, sampling=sampling)
     assert (given.text, thoughts) == ('Hello there', [])
+
+
+@pytest.mark.parametrize(
+    ('script', 'form', 'text'),
+    [
+        ({**THOUGHTS, '</think>': '\n\n', '\n\n': ' yes'}, 'root ::= " yes"', ' yes'),
+        ({'<think>': 'I', 'I': END}, HELLO, 'Hello there'),  # no end of the thought
+        ({**THOUGHTS, '</think>': END}, HELLO, 'Hello there'),
+    ],
+    ids=['a space', 'within', 'behind'],
+)
+def test_a_constrained_answer_is_whole(
+    ask: Callable, script: dict[str, str], form: Any, text: str
+) -> None:
+    """However a thought ends, the answer behind it is what the grammar says, to its blanks."""
+    constraint = grammar(form) if isinstance(form, str) else form
+    sampling = SamplingConfig(temperature=0, constraint=constraint)
+    chat, given, _ = ask({ASK: '<think>', **script}, sampling=sampling)
+    assert (given.text, given.finish, given.is_thinking) == (text, 'stop', False)
+    assert b''.join(chat.engine.vocabulary.piece(t) for t in given.tokens).decode() == text
+
+
+# llama.cpp takes <|end|> for the end of an answer where the last two are not.
+CHANNELS = ['<|channel|>', '<|message|>', '<|end|>', '<|start|>', '<|constrain|>']
+CHANNELS += ['<|return|>', '<|call|>']
+
+
+@pytest.mark.parametrize('script', [['final', '<|constrain|>'], ['commentary', ' to']])
+def test_half_a_marker_is_no_constrained_answer(ask: Callable, script: list[str]) -> None:
+    """Where a marker goes on in a way that is not known, nothing of it is in the answer."""
+    steps = [ASK, '<|channel|>', 'analysis', '<|message|>', 'I', '<|end|>']
+    sampling = SamplingConfig(temperature=0, constraint=HELLO)
+    said = dict(zip([ASK, '<|channel|>', script[0]], ['<|channel|>', *script], strict=True))
+    _, given, _ = ask(said, dict.fromkeys(CHANNELS, CONTROL), sampling=sampling)
+    assert (given.text, given.finish) == ('Hello there', 'stop')
+    said = dict(zip(steps, steps[1:], strict=False)) | {'<|end|>': '<|start|>'}
+    _, given, thoughts = ask(said, dict.fromkeys(CHANNELS, CONTROL), sampling=sampling)
+    assert (given.text, given.finish, thoughts) == ('Hello there', 'stop', ['I'])
+    _, given, _ = ask(said, dict.fromkeys(CHANNELS, CONTROL), sampling=sampling, max_tokens=6)
+    assert (given.text, given.finish, given.tokens) == ('', 'length', [])
+
+
+def test_text_in_the_token_that_ends_a_thought(ask: Callable) -> None:
+    """What stands behind the marker in one token was not picked by the grammar: it is dropped."""
+    template = "{% set unused = '<think></think>' %}" + TEMPLATE + '<think>'
+    sampling = SamplingConfig(temperature=0, constraint=HELLO)
+    script = {'>': 'I', 'I': '</', '</': 'think>Hel'}
+    _, given, thoughts = ask(script, {}, template, sampling=sampling)
+    assert (given.text, thoughts) == ('Hello there', ['I'])
 
 
 def test_channels() -> None:
