@@ -26,6 +26,8 @@ __all__ = ['check', 'grammar', 'json_schema', 'llguidance_form']
 LISTS = ('prefixItems', 'anyOf', 'oneOf', 'allOf')
 MAPS = ('properties', 'patternProperties', '$defs', 'definitions')
 SINGLE = ('items', 'additionalProperties')
+_REFERRING = {'$ref', 'anyOf', 'oneOf'}
+_OF_OBJECTS = {'properties', 'patternProperties', 'additionalProperties', 'required'}
 
 _MOST_TEXT = 1 << 18  # bytes
 _LARGEST_INTEGER = 2**53 - 1  # that all who read JSON read as it is
@@ -68,7 +70,7 @@ def json_schema(schema: Any) -> Constraint:
             schema = json.loads(schema, parse_constant=_no_number)
         if not isinstance(schema, dict):
             raise ConstraintError(f'json_schema: # is {json.dumps(schema)[:40]}, not an object')
-        schema = _tamed(schema, closes='"allOf"' not in json.dumps(schema))
+        schema = _tamed(schema, closes=not _merges(schema))
         own = schema.get('x-guidance', {})
         if isinstance(own, dict):
             schema = {**schema, 'x-guidance': {'whitespace_flexible': False, **own}}
@@ -100,7 +102,7 @@ def grammar(text: str) -> Constraint:
 
 
 def _tamed(schema: Any, *, closes: bool) -> Any:
-    """Return a schema that allows less, wherever it leaves something open.
+    """Return a schema that allows less, wherever it leaves something open; never nothing at all.
 
     Args:
         closes: objects have the properties that are named, if nothing is said of others. (Not
@@ -108,7 +110,16 @@ def _tamed(schema: Any, *, closes: bool) -> Any:
     """
     if not isinstance(schema, dict):
         return schema
+    least = max(_numbers(schema, 'minimum', 'exclusiveMinimum'), default=None)
+    most = min(_numbers(schema, 'maximum', 'exclusiveMaximum'), default=None)
     tamed = dict(schema)
+    if least is not None and most is not None and 0 < most - least < 1:
+        # llguidance lets through a whole number that bounds, but is not in, a range like that.
+        step = min(_FRACTION, (most - least) / 1000)
+        if tamed.pop('exclusiveMinimum', None) is not None:
+            tamed['minimum'] = max(least, schema['exclusiveMinimum'] + step)
+        if tamed.pop('exclusiveMaximum', None) is not None:
+            tamed['maximum'] = min(most, schema['exclusiveMaximum'] - step)
     for keyword, value in schema.items():
         if keyword in MAPS and isinstance(value, dict):
             tamed[keyword] = {name: _tamed(part, closes=closes) for name, part in value.items()}
@@ -116,20 +127,54 @@ def _tamed(schema: Any, *, closes: bool) -> Any:
             tamed[keyword] = [_tamed(part, closes=closes) for part in value]
         elif keyword in SINGLE:
             tamed[keyword] = _tamed(value, closes=closes)
+        elif keyword in ('const', 'enum'):
+            _check_exact(value)
     kinds = schema.get('type')
     kinds = kinds if isinstance(kinds, list) else [kinds]
     if not schema.keys() & {'enum', 'const', '$ref', 'multipleOf', 'anyOf', 'oneOf'}:
         if 'integer' in kinds and 'number' not in kinds:
-            if not schema.keys() & {'minimum', 'exclusiveMinimum'}:
+            if least is None and (most is None or most > -_LARGEST_INTEGER):
                 tamed['minimum'] = -_LARGEST_INTEGER
-            if not schema.keys() & {'maximum', 'exclusiveMaximum'}:
+            if most is None and (least is None or least < _LARGEST_INTEGER):
                 tamed['maximum'] = _LARGEST_INTEGER
-        least = schema.get('minimum', schema.get('exclusiveMinimum', -1))
-        if 'number' in kinds and isinstance(least, (int, float)) and least >= 0:
-            tamed['multipleOf'] = _FRACTION  # which llguidance knows for numbers from 0 on only
-        if closes and 'properties' in schema:
-            tamed.setdefault('additionalProperties', False)
+        # Which llguidance knows for numbers from 0 on only; and a narrow range may have none.
+        is_wide = most is None or least is None or most - least >= 2 * _FRACTION
+        if 'number' in kinds and is_wide and least is not None and least >= 0:
+            tamed['multipleOf'] = _FRACTION
+        if closes and isinstance(schema.get('properties'), dict):
+            required = schema.get('required')
+            required = required if isinstance(required, list) else []
+            if {str(name) for name in required} <= schema['properties'].keys():
+                tamed.setdefault('additionalProperties', False)
     return tamed
+
+
+def _numbers(schema: dict[str, Any], *keywords: str) -> list[float]:
+    """Return those values of some keywords that are numbers."""
+    values = (schema.get(keyword) for keyword in keywords)
+    return [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
+
+
+def _check_exact(value: Any) -> None:
+    """Refuse a value that an answer could not hold: llguidance would write another number."""
+    if isinstance(value, (dict, list)):
+        for part in value.values() if isinstance(value, dict) else value:
+            _check_exact(part)
+    elif isinstance(value, int) and abs(value) > _LARGEST_INTEGER:
+        raise ConstraintError(
+            f'json_schema: {value} cannot be told exactly, only up to {_LARGEST_INTEGER}'
+        )
+
+
+def _merges(schema: Any) -> bool:
+    """Tell whether anywhere in a schema several say which properties one object has."""
+    if isinstance(schema, list):
+        return any(map(_merges, schema))
+    if not isinstance(schema, dict):
+        return False
+    keywords = schema.keys()
+    several = len(keywords & _REFERRING) + bool(keywords & _OF_OBJECTS) > 1
+    return several or 'allOf' in schema or any(map(_merges, schema.values()))
 
 
 def _check_size(what: str, text: str) -> None:

@@ -194,6 +194,10 @@ HAND_WRITTEN: list[dict[str, Any]] = [
     {'type': 'integer', 'multipleOf': 5, 'minimum': 0, 'maximum': 95},
     {'type': 'number', 'exclusiveMinimum': 0, 'maximum': 12.5},
     {'type': 'number', 'minimum': -1.25, 'exclusiveMaximum': -0.5},
+    {'type': 'number', 'exclusiveMinimum': 0, 'maximum': 0.5},
+    {'type': 'number', 'exclusiveMinimum': -0.5, 'exclusiveMaximum': 0},
+    {'type': 'number', 'exclusiveMinimum': 1, 'exclusiveMaximum': 1.75, 'multipleOf': 0.25},
+    {'type': 'number', 'exclusiveMinimum': 0, 'maximum': 1e-7},
     {'type': ['integer', 'null', 'string'], 'maxLength': 3, 'minimum': 1},
     {'type': 'array', 'prefixItems': [{'type': 'integer'}, {'type': 'boolean'}], 'items': False},
     {'type': 'array', 'prefixItems': [{'type': 'null'}], 'items': {'enum': [1, 2]}, 'maxItems': 4},
@@ -717,3 +721,36 @@ def test_what_a_schema_leaves_open_is_kept_small() -> None:
     merged = {'allOf': [{'properties': {name: {'type': 'null'}}} for name in 'ab']}
     assert json.loads(json_schema(merged).text)['allOf'] == merged['allOf']
     check(json_schema({**merged, 'required': ['a', 'b']}))
+
+
+A_AND_B = {'required': ['a', 'b'], 'type': 'object'}
+NARROW = [
+    {**A_AND_B, 'properties': {'a': {'const': 1}}},
+    {**A_AND_B, 'properties': {'a': {'const': 1}}, 'anyOf': [{'properties': {'b': {'const': 2}}}]},
+    {
+        '$ref': '#/$defs/A',
+        'properties': {'b': {'const': 2}},
+        'required': ['b'],
+        '$defs': {'A': {'type': 'object', 'properties': {'a': {'const': 1}}, 'required': ['a']}},
+    },
+    {'additionalProperties': {'const': 1}, 'anyOf': [{**A_AND_B, 'properties': {'a': {}}}]},
+    {'type': 'number', 'exclusiveMinimum': 0, 'maximum': 1e-7},
+    {'type': 'number', 'minimum': 1 / 3, 'maximum': 1 / 3},
+    {'type': 'integer', 'minimum': 1_700_000_000 * 10**9, 'maximum': 1_800_000_000 * 10**9},
+    {'type': 'integer', 'minimum': 10**16},
+    {'type': 'integer', 'exclusiveMaximum': -(10**16)},
+]
+
+
+@pytest.mark.parametrize('value', [2**53, -(2**60), 2**70])
+def test_numbers_that_would_be_others_are_refused(value: int) -> None:
+    """A constant that answers would hold as another number is refused, not changed."""
+    for schema in ({'const': value}, {'enum': [1, {'a': [value]}]}):
+        with pytest.raises(ConstraintError, match=str(value)):
+            json_schema(schema)
+
+
+@pytest.mark.parametrize('schema', NARROW, ids=lambda schema: json.dumps(schema)[:60])
+def test_what_a_schema_needs_is_left_to_it(schema: dict[str, Any]) -> None:
+    """What is kept small never keeps a schema from having answers."""
+    check(json_schema(schema))
