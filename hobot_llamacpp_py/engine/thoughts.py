@@ -167,17 +167,18 @@ class ThoughtSplitter:
             self._begun.clear()
         return self._take(len(self._held)) if self.is_over and self._is_free else b''
 
-    def continues(self, token: int, is_special: bool) -> bool:
+    def continues(self, token: int, is_marker: bool) -> bool:
         """Tell whether a token begins or goes on with a marker before the answer.
 
         Args:
-            is_special: it is a special token, which text never becomes.
+            is_marker: it may begin a marker, and not the answer: as special tokens, which text
+                never becomes.
         """
         text = self._piece(token) or self._special(token)
         head = (self._held + text).lstrip()
         if not head:
             return self._has_marker  # the space around markers is no part of the answer
-        if not self._held.strip() and not is_special:
+        if not self._held.strip() and not is_marker:
             return False  # text that happens to begin like a marker
         return any(marker.startswith(head) for marker in self._heads)
 

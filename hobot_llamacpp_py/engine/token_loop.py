@@ -103,7 +103,12 @@ class TokenLoop:
             else:
                 # The most likely token tells whether it wants to think, or to end a marker.
                 token = sampler.most_likely(row)
-                if splitter.continues(token, vocabulary.is_special(token)):
+                is_marker = vocabulary.is_special(token) or (
+                    # Markers are text in this vocabulary: and this cannot be the answer's.
+                    vocabulary.special_id(splitter.markers.tokens[0]) is None
+                    and not matcher.allows(token)
+                )
+                if splitter.continues(token, is_marker):
                     sampler.accept(token)
                     return token
             splitter.begin_answer()

@@ -226,6 +226,17 @@ def test_text_in_the_token_that_ends_a_thought(ask: Callable) -> None:
     assert (given.text, thoughts) == ('Hello there', ['I'])
 
 
+@pytest.mark.parametrize('ends', [True, False])
+def test_markers_that_are_text_before_a_constraint(ask: Callable, ends: bool) -> None:
+    """A model whose markers are text thinks first, too; text that is none is not answered."""
+    template = "{% set unused = '<think></think>' %}" + TEMPLATE
+    sampling = SamplingConfig(temperature=0, constraint=HELLO)
+    script = {ASK: '<th', '<th': 'ink>' if ends else 'y', 'ink>': 'I', 'I': '</', '</': 'think>\n'}
+    _, given, thoughts = ask(script, {}, template, sampling=sampling)
+    assert (given.text, given.finish) == ('Hello there', 'stop')
+    assert thoughts == (['I'] if ends else [])
+
+
 def test_channels() -> None:
     """With channels, token by token, only what is on the last one is the answer."""
     special = ['<|channel|>', '<|message|>', '<|end|>', '<|start|>', '<|other|>']
