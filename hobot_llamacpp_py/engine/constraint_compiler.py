@@ -83,10 +83,12 @@ class ConstraintCompiler:
         """
         return Matcher(self.start(constraint).result(), self)
 
-    def forget(self, constraint: Constraint) -> None:
+    def forget(self, compiled: Any) -> None:
         """Compile a constraint anew when it is asked for next: its matcher has failed."""
         with self._lock:
-            self._compiled.pop(constraint, None)
+            for constraint, future in list(self._compiled.items()):
+                if future.done() and not future.exception() and future.result() is compiled:
+                    del self._compiled[constraint]
 
     def close(self) -> None:
         """End what runs in the background; the vocabulary may be freed then. Again is no harm."""

@@ -24,6 +24,9 @@ class Vocabulary(Protocol):
     is_closed: bool
     """Whether it may be freed already."""
 
+    def forget(self, compiled: Any) -> None:
+        """Compile a constraint anew when it is asked for next: its matcher has failed."""
+
 
 # For each byte of a mask what is added to its eight logits.
 _ADDED: npt.NDArray[np.float32] = np.where(
@@ -43,7 +46,8 @@ class Matcher:
     """
 
     def __init__(self, compiled: Any, vocabulary: Vocabulary) -> None:
-        self._matcher, self._vocabulary = compiled.deep_copy(), vocabulary
+        self._compiled, self._vocabulary = compiled, vocabulary
+        self._matcher = compiled.deep_copy()
         self._n_vocab, self._ends = vocabulary.n_vocab, vocabulary.ends
         self._bits = np.zeros(-(-(self._n_vocab + 1) // 64), np.uint64)
         self._bytes = self._bits.view(np.uint8)
@@ -116,11 +120,11 @@ class Matcher:
         """
         forced = self.forced()
         if not self.allows(token):
-            raise InferenceError(f'the constraint does not allow token {token} here{self._why()}')
+            raise self._error(f'the constraint does not allow token {token} here')
         if token in self._ends:
             self._has_ended = True
         elif not self._matcher.consume_token(token) or self._matcher.is_error():
-            raise InferenceError(f'the constraint cannot go on{self._why()}')
+            raise self._error('the constraint cannot go on')
         self._before.append(tuple(forced))
         self._forced = tuple(forced[1:]) or None
         self._is_masked = False
@@ -134,7 +138,7 @@ class Matcher:
         n -= self._has_ended
         self._has_ended = self._is_masked = False
         if n and not self._matcher.rollback(n):
-            raise InferenceError(f'the constraint cannot go back{self._why()}')
+            raise self._error('the constraint cannot go back')
 
     def draft(self, guess: Iterable[int], most: int) -> tuple[list[int], list[bool] | None]:
         """Return up to `most` tokens that follow: forced ones, and those of a guess between them.
@@ -175,7 +179,7 @@ class Matcher:
                 self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._n_mask_bytes)
             # At an error llguidance gives the mask of an end.
             if self._matcher.is_error():
-                raise InferenceError(f'the constraint cannot go on{self._why()}')
+                raise self._error('the constraint cannot go on')
             end = self._n_vocab
             if self._has_ended:
                 self._bits.fill(0)
@@ -189,8 +193,11 @@ class Matcher:
         if self._vocabulary.is_closed:  # the vocabulary may be freed
             raise InferenceError('the model is closed')
 
-    def _why(self) -> str:
+    def _error(self, what: str) -> InferenceError:
         from hobot_llamacpp_py.engine.constraint_trial import without_noise
 
         error = self._matcher.get_error()
-        return f': {without_noise(error)}' if error else ''
+        if not error:
+            return InferenceError(what)
+        self._vocabulary.forget(self._compiled)  # copies share a lexer, and its limits
+        return InferenceError(f'{what}: {without_noise(error)}')

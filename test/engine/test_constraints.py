@@ -679,6 +679,24 @@ def test_a_closed_vocabulary_is_not_used() -> None:
         compiler.start(json_schema({'const': 3}))
 
 
+def test_a_constraint_that_has_failed_is_compiled_anew(nano: Speaker) -> None:
+    """What takes too much in one answer is an error of that answer, and not of the next."""
+    constraint = grammar('start: /(a|b)*a(a|b){16}/')  # each 17 letters are a state of the lexer
+
+    def speak(seed: int, most: int) -> None:
+        matcher, rng = nano.matcher(constraint), np.random.default_rng(seed)
+        for _ in range(most):
+            logits = nano.logits(rng)
+            logits[nano.compiler.ends] = -np.inf
+            matcher.mask(logits)
+            matcher.accept(int(np.argmax(logits)))
+
+    with pytest.raises(InferenceError, match='cannot go on: .*too many states'):
+        for seed in range(9):
+            speak(seed, 20_000)
+    speak(9, 100)
+
+
 def test_matchers_of_one_constraint_do_not_meet(nano: Speaker) -> None:
     """Two answers by the same constraint go their own ways, from several threads at once."""
     constraint = json_schema(ROBOT)
