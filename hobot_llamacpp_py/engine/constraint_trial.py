@@ -69,12 +69,32 @@ def refusals(grammar: str) -> Iterator[str]:
     error = _error(tokenizer, grammar)
     line = without_noise(error)
     part = json.loads(grammar)['grammars'][0]
+    if not error and (place := _overlap(tokenizer, part.get('json_schema', {}))):
+        yield 'a property is named that it matches, and that has another schema'
+        yield place
+        return
     at = re.match(r'(?:at )?(\d+)\((\d+)\): ', line)
     yield line[at.end() :] if at else line
     if at:
         yield f'line {at[1]}, column {at[2]}'
     elif error and 'json_schema' in part:
         yield _place(tokenizer, part['json_schema'], line)
+
+
+def _overlap(tokenizer: Any, schema: dict[str, Any], place: str = '#') -> str:
+    """Return the pattern of patternProperties that a named property matches, too, as a pointer.
+
+    By JSON Schema both hold for it, but llguidance knows the property's schema only.
+    """
+    properties, patterns = (schema.get(k, {}) for k in ('properties', 'patternProperties'))
+    for pattern, part in patterns.items():
+        others = [name for name, own in properties.items() if own != part]
+        if others and part not in (True, {}):
+            both = {'type': 'string', 'pattern': pattern, 'enum': others}
+            if not _error(tokenizer, json.dumps({'grammars': [{'json_schema': both}]})):
+                return f'{place}/patternProperties/{pattern}'
+    found = (_overlap(tokenizer, part, f'{place}/{step}') for step, part in _parts(schema))
+    return next(filter(None, found), '')
 
 
 def _error(tokenizer: Any, grammar: str) -> str:

@@ -208,6 +208,12 @@ HAND_WRITTEN: list[dict[str, Any]] = [
         'additionalProperties': {'type': 'boolean'},
     },
     {'type': 'object', 'patternProperties': {'^x_': {'type': 'integer'}}, 'maxProperties': 3},
+    {
+        'type': 'object',
+        'properties': {'name': {'const': 1}, 'x_1': {'type': 'integer'}},
+        'patternProperties': {'^x_': {'type': 'integer'}, '^b': {'type': 'null'}, '^n': {}},
+        'required': ['name'],
+    },
     {'enum': [None, True, 1, -1.5, 'a', [1, {'b': []}], {'c': '"'}]},
     {'const': {'深': ['\u0000\n\t', '\u2028', '\x7f', '😀"\\/']}},
     {'enum': ['\U0001f600', '\uffff', 'ä\u0308']},
@@ -597,6 +603,15 @@ PLACES = [
     ({'properties': {'t': {'type': 'array', 'uniqueItems': True}}}, '#/properties/t: '),
     ({'properties': {'t': {'type': 'string', 'format': 'odd'}}}, '#/properties/t: '),
     ({'type': 'integer', 'minimum': 5, 'maximum': 1}, '#: '),
+    (
+        {
+            'items': {
+                'properties': {'name': {'type': 'string'}, 'x_1': {'type': 'null'}},
+                'patternProperties': {'^x_': {'type': 'integer'}},
+            }
+        },
+        '#/items/patternProperties/^x_: a property is named',
+    ),
 ]
 
 
