@@ -232,8 +232,8 @@ class Decoder:
         return self._share if self._governors else None
 
     def _share(self) -> int:
-        noted = max(governor.noted for governor in self._governors)
-        if time.perf_counter() - noted < STALE:
+        used = max(governor.used for governor in self._governors)
+        if time.perf_counter() - used < STALE:
             return max(1, self._governors[0].n // 2)
         return max(1, self.n_threads - waiting_threads())
 
@@ -253,9 +253,9 @@ class Decoder:
         n_tokens, times = batch.n_tokens, self._times
         is_prefill = n_tokens > 1 + MAX_DRAFT
         governor, other = self._governors[is_prefill], self._governors[not is_prefill]
-        if (now := time.perf_counter()) - governor.noted > STALE:
+        if (now := time.perf_counter()) - governor.used > STALE:
             # Begin with what the other kind of work has found, or what can be seen at once.
-            fresh = now - other.noted < STALE
+            fresh = now - other.used < STALE
             governor.restart(other.n if fresh else max(1, self.n_threads - waiting_threads()))
         if is_change := governor.n != self._n_now:
             self._n_now = governor.n
@@ -263,7 +263,7 @@ class Decoder:
         before = times.begin(now, self._n_now, is_change)
         started = time.perf_counter()
         code = self._llama_decode(batch)
-        now = time.perf_counter()
+        now = governor.used = time.perf_counter()
         after = times.end()
         if after is not None and not code:
             # Speeds of batches of another size say nothing; those of prefills nearly are the same.

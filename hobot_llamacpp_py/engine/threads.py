@@ -181,8 +181,8 @@ class ThreadGovernor:
     ) -> None:
         self.n = most
         """The number for the next call."""
-        self.noted = -math.inf
-        """When the last call was noted."""
+        self.used = -math.inf
+        """When the last call ended, or began."""
         self._most, self._name, self._tries_half = most, name, tries_half and most > 1
         self._look = idle or IdleProcessors().look
         self._too_many = most + 1  # so many were no better than fewer
@@ -210,7 +210,6 @@ class ThreadGovernor:
             cpu: the processor time that the threads had in it.
             work: how much it did, to compare speeds; 0 if it cannot be compared.
         """
-        self.noted = now
         self._wall += wall
         self._cpu += cpu
         if work:
