@@ -85,7 +85,7 @@ class Decoder:
             if adapts
             else []
         )
-        self._times, self._n_now = ThreadTimes(), 0
+        self._times = ThreadTimes()
         llama_cpp.llama_log_set(on_llama_log, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
         try:
@@ -135,6 +135,7 @@ class Decoder:
                 f'llama.cpp cannot make a context of n_ctx {config.n_ctx} for {self.path}:'
                 f' {reason}'
             )
+        self._n_now = 0  # whatever the number is, it begins anew
         self._memory: Any = llama_cpp.llama_get_memory(self.context)
         self.n_ctx: int = llama_cpp.llama_n_ctx(self.context)
         self.cancel_on(CancelToken())

@@ -11,7 +11,7 @@ from nano import MODELS
 
 from hobot_llamacpp_py.config import DecoderConfig
 from hobot_llamacpp_py.engine.decoder import Decoder
-from hobot_llamacpp_py.errors import ConstraintError, InferenceError, ModelFileError
+from hobot_llamacpp_py.errors import InferenceError, ModelFileError
 
 MISSING = 10**6  # a token that no vocabulary has
 
@@ -28,12 +28,14 @@ def reason_of_a_decode(decoder: Decoder) -> str:
     return str(caught.value)
 
 
-def test_an_earlier_call_leaves_nothing(decoder: Decoder) -> None:
-    """After a refused grammar, a failing decode tells its own reason."""
+def test_an_earlier_call_leaves_nothing(decoder: Decoder, tmp_path: Path) -> None:
+    """After a file that cannot be loaded, a failing decode tells its own reason."""
     before = reason_of_a_decode(decoder)
     assert 'invalid token' in before
-    with pytest.raises(ConstraintError, match='no GBNF'):
-        decoder.vocabulary.check_grammar('root ::= nothing')
+    path = tmp_path / 'broken.gguf'
+    path.write_bytes(b'GGUF' + bytes(60))
+    with pytest.raises(ModelFileError, match='cannot load'):
+        Decoder(path)
     assert reason_of_a_decode(decoder) == before
 
 

@@ -141,6 +141,7 @@ class TestLocalImage:
                 used.append(int(robot.status['KV cells used']))
             assert used[0] < used[1] < used[2]
             assert int(robot.status['KV cells reused']) > 0
+            assert robot.status['threads of decode, prefill'] == '1, 1'
             assert robot.call('reset').success
             assert robot.ask(question) == answer(scene, question)
             robot.wait_for(lambda: int(robot.status['KV cells used']) == used[0], 'forgetting')
