@@ -34,7 +34,7 @@ _LARGEST_INTEGER = 2**53 - 1  # that all who read JSON read as it is
 _FRACTION = 1e-6
 _CHECKED = 32  # constraints of which it is remembered that they are good
 _TRIAL = Path(__file__).with_name('constraint_trial.py')
-_TRIAL_SECONDS = 10.0  # the trial ends itself by its own clock, which stands while others compute
+_TRIAL_SECONDS = 5.0  # the trial ends itself by its own clock, which stands while others compute
 _SIGNALS: dict[int, str] = {
     signal.SIGPROF: 'it takes too long to compile',
     signal.SIGABRT: 'it takes too much memory to compile',

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from nano import MODELS, answer, draw_scene, request_of
+from nano import MODELS, ROOT, answer, draw_scene, request_of
 
 from hobot_llamacpp_py.config import DecoderConfig, SamplingConfig
 from hobot_llamacpp_py.engine import Engine, Turn
@@ -154,3 +157,31 @@ def test_affinity_limits_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     """No more threads than cores that the process may run on."""
     monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: {0, 5, 6})
     assert usable_cores() <= 3
+
+
+def test_a_control_group_limits_the_cores() -> None:
+    """In a control group with the time of one core there is one thread, however many cores."""
+    parent = Path('/sys/fs/cgroup/cpu')
+    if not parent.is_dir():
+        parent = Path('/sys/fs/cgroup')
+    group = parent / f'hobot_llamacpp_{os.getpid()}'
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f'control groups cannot be made here: {error.strerror}')
+    try:
+        if (group / 'cpu.max').exists():
+            (group / 'cpu.max').write_text('100000 100000')
+        elif (group / 'cpu.cfs_quota_us').exists():
+            (group / 'cpu.cfs_quota_us').write_text('100000')
+        else:
+            pytest.skip('control groups do not limit the processor here')
+        script = f'open({str(group / "cgroup.procs")!r}, "w").write("0")\n'
+        script += (
+            'from hobot_llamacpp_py.engine.threads import usable_cores\nprint(usable_cores())'
+        )
+        command = [sys.executable, '-c', script]
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert result.stdout == '1\n', result.stderr
+    finally:
+        group.rmdir()
