@@ -109,10 +109,12 @@ class IdleProcessors:
 class ThreadTimes:
     """The processor time of the threads that llama.cpp computes with: the caller's, and workers.
 
-    Workers are those that compute while the caller does. Threads of Python are none of them.
+    Workers are those that compute while the caller does, best those that were not there before the
+    first call: an encoder's threads may compute as well. Threads of Python are none of them.
     """
 
     def __init__(self) -> None:
+        self._earlier: set[int] | None = None
         self._workers: set[int] = set()
         self._before: dict[int, float] | None = None
         self._sought = 0.0
@@ -124,6 +126,8 @@ class ThreadTimes:
             is_change: it is the first one with so many, of which the times tell nothing.
         """
         self._n_workers, self._is_change = n - 1, is_change
+        if self._earlier is None:
+            self._earlier = _threads()
         if is_change or now - self._sought > _SEEK_PERIOD:
             self._sought = now
             known = {thread.native_id for thread in threading.enumerate()}
@@ -135,7 +139,8 @@ class ThreadTimes:
         if self._before is not None:
             known = {thread.native_id for thread in threading.enumerate()}
             had = {t: _time_of(t) - self._before.get(t, 0.0) for t in _threads() - known}
-            most = sorted(had, key=lambda thread: had[thread], reverse=True)
+            earlier = self._earlier or set()
+            most = sorted(had, key=lambda t: (had[t] > 0 and t not in earlier, had[t]))[::-1]
             found = {thread for thread in most[: self._n_workers] if had[thread] > 0}
             self._before = None
             if found != self._workers:

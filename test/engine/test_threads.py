@@ -13,7 +13,8 @@ import pytest
 from nano import MODELS, ROOT, answer, draw_scene, request_of
 
 from hobot_llamacpp_py.config import DecoderConfig, SamplingConfig
-from hobot_llamacpp_py.engine import Engine, Turn
+from hobot_llamacpp_py.engine import Engine, Turn, threads
+from hobot_llamacpp_py.engine import decoder as decoder_module
 from hobot_llamacpp_py.engine.decoder import Decoder
 from hobot_llamacpp_py.engine.threads import ThreadGovernor, ThreadTimes, usable_cores
 
@@ -151,6 +152,22 @@ def test_the_time_of_other_threads_is_known() -> None:
         after = times.end()
         assert after is not None
         assert after - before > 1.05 * (time.thread_time() - alone)
+
+
+def test_encoder_and_decoder_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An encoder on the CPU gets half while the decoder works, all cores when it rests."""
+    monkeypatch.setattr(threads, 'usable_cores', lambda: 8)
+    monkeypatch.setattr(decoder_module, 'usable_cores', lambda: 8)
+    monkeypatch.setattr(decoder_module, 'waiting_threads', lambda: 1)
+    with Decoder(MODELS['internvl'][1], DecoderConfig(n_ctx=256)) as decoder:
+        share = decoder.encoder_threads
+        assert share is not None
+        assert share() == 7
+        decoder.prefill([1, 2, 3], 0)
+        n, _ = decoder.n_threads_now
+        assert share() == max(1, n // 2)
+    with Decoder(MODELS['internvl'][1], DecoderConfig(n_ctx=256, n_threads=2)) as decoder:
+        assert decoder.encoder_threads is None  # a number that was set is both's
 
 
 def test_affinity_limits_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ from hobot_llamacpp_py.engine import Chat, Engine, Turn
 from hobot_llamacpp_py.engine.decoder import Decoder
 from hobot_llamacpp_py.errors import ModelFileError
 from hobot_llamacpp_py.families import FAMILIES, INTERNVL, SMOLVLM2
+from hobot_llamacpp_py.vision.encoder import CpuEncoder
 from hobot_llamacpp_py.vision.image_file import read_image
 from hobot_llamacpp_py.vision.open import open_encoder
 from hobot_llamacpp_py.vision.preprocess import normalise
@@ -128,6 +129,20 @@ def test_equals_llama_cpps_own_way(tmp_path: Path, projector: str) -> None:
         mtmd.mtmd_input_chunks_free(chunks)
         mtmd.mtmd_bitmap_free(bitmaps[0])
         mtmd.mtmd_free(context)
+
+
+def test_the_number_of_threads_can_change(tmp_path: Path, projector: str) -> None:
+    """Told of another number of threads, the encoder's process goes on with it."""
+    path = tmp_path / 'mmproj.gguf'
+    write_random(path, projector)
+    encoder = open_encoder(path, PROJECTORS[projector], EncoderConfig(n_threads=1))
+    assert isinstance(encoder, CpuEncoder)
+    before = encoder.encode(picture())
+    for n in (2, 2, 1):
+        encoder.use_threads(n)
+        tolerance = 1e-3 * before.std()
+        np.testing.assert_allclose(encoder.encode(picture()), before, atol=tolerance)
+    encoder.close()
 
 
 def test_answers_with_reuse(tmp_path: Path, projector: str) -> None:
