@@ -290,6 +290,8 @@ noted = dict(
     name=node.get_fully_qualified_name(),
     parameters={{k: v.value for k, v in node.get_parameters_by_prefix('').items()}},
     topics={{t: node.resolve_topic_name(t) for t in ['/image', '/hbmem_img', '/llama_cpp_node']}},
+    images=node.resolve_topic_name('image_raw'),
+    words=rclpy.utilities.remove_ros_args(sys.argv)[1:],
 )
 with open({path!r}, 'w') as file:
     json.dump(noted, file)
@@ -307,13 +309,13 @@ class Robot:
         marker = self.prefix / 'share/ament_index/resource_index/packages' / package
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
-        (self.prefix / 'share' / package / 'launch').mkdir(parents=True)
+        (self.prefix / 'share' / package / 'launch').mkdir(parents=True, exist_ok=True)
         for name in launch_files.split():
             text = NEIGHBOUR.format(path=str(self.prefix / f'{name}.json'))
             (self.prefix / 'share' / package / 'launch' / name).write_text(text)
         if executable:
             path = self.prefix / 'lib' / package / executable
-            path.parent.mkdir(parents=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             note = str(self.prefix / f'{executable}.json')
             path.write_text(EXECUTABLE.format(python=sys.executable, path=note))
             path.chmod(0o755)
@@ -540,3 +542,32 @@ def test_own_picture_is_found(robot):
     robot.launch('llama_vlm.launch.py', CAM_TYPE='fb')
     source = robot.given('hobot_image_publisher.launch.py')['publish_image_source']
     assert os.path.normpath(source) == str(picture)
+
+
+def test_a_standard_driver_takes_the_cameras_place(robot):
+    """Without TogetheROS a webcam is driven by a driver that is installed."""
+    robot.install('usb_cam', executable='usb_cam_node_exe')
+    robot.install('hobot_llamacpp_py', executable='camera')
+    output = robot.launch('llama_vlm.launch.py', 'device:=/dev/video7', CAM_TYPE='usb')
+    assert 'hobot_usb_cam is not installed' in output
+    assert 'usb_cam takes its place' in output
+    driver = robot.node('usb_cam_node_exe')
+    assert driver['parameters']['video_device'] == '/dev/video7'
+    assert driver['parameters']['image_width'] == 1920
+    assert driver['images'] == '/image'
+    assert 'camera' not in robot.started()
+    assert robot.parameters()['is_shared_mem_sub'] == 0
+
+
+def test_our_own_camera_is_the_last_resort(robot):
+    """Where nothing else is installed our own command publishes the picture, or the webcam."""
+    robot.install('hobot_llamacpp_py', executable='camera')
+    picture = robot.prefix / 'picture.jpg'
+    picture.touch()
+    given = f'publish_image_source:={picture}'
+    output = robot.launch('llama_vlm.launch.py', given, CAM_TYPE='fb')
+    assert 'hobot_image_publisher is not installed' in output
+    assert 'hobot_llamacpp_py takes its place' in output
+    assert robot.node('camera')['words'] == [str(picture)]
+    robot.launch('llama_vlm.launch.py', CAM_TYPE='mipi')
+    assert robot.node('camera')['words'] == ['/dev/video0']

@@ -216,7 +216,12 @@ def _start(neighbour: Neighbour, report: Callable[[str], None]) -> Any:
     else:
         path = os.path.join(prefix, 'lib', neighbour.package, neighbour.executable)
     if not (prefix and os.path.isfile(path)):
-        report(f'no {neighbour.role}: {neighbour.package} is not installed ({neighbour.advice})')
+        missing = f'{neighbour.package} is not installed ({neighbour.advice})'
+        for other in neighbour.instead:
+            if action := _start(other, lambda message: None):
+                report(f'{neighbour.role}: {missing}: {other.package} takes its place')
+                return action
+        report(f'no {neighbour.role}: {missing}')
         return None
     if neighbour.executable:
         return Node(
@@ -224,7 +229,8 @@ def _start(neighbour: Neighbour, report: Callable[[str], None]) -> Any:
             executable=neighbour.executable,
             output='screen',
             parameters=[_texts_kept(neighbour.arguments)],
-            arguments=['--ros-args', '--log-level', 'warn'],
+            arguments=[*neighbour.words, '--ros-args', '--log-level', 'warn'],
+            remappings=[*neighbour.remaps.items()],
         )
     include = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(path), launch_arguments=neighbour.arguments.items()

@@ -17,13 +17,22 @@ SPEECH = ('local', 'cloud')
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A launch file (arguments) or an executable (parameters) of another package."""
+    """A launch file (arguments) or an executable (parameters) of another package.
+
+    Attributes:
+        words: of the executable's command line.
+        remaps: its names for topics -> ours.
+        instead: what takes its place where it is not installed, the best first.
+    """
 
     role: str
     package: str
     launch_file: str = ''
     executable: str = ''
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    words: tuple[str, ...] = ()
+    remaps: Mapping[str, str] = field(default_factory=dict)
+    instead: tuple[Neighbour, ...] = ()
 
     @property
     def advice(self) -> str:
@@ -77,6 +86,7 @@ def _images(camera: str, values: Mapping[str, str]) -> Iterable[Neighbour]:
                 'usb_framerate': '30',
                 'usb_video_device': values['device'],
             },
+            instead=_webcams(values['device'], width, height),
         )
     elif camera == 'fb':
         yield Neighbour(
@@ -93,6 +103,7 @@ def _images(camera: str, values: Mapping[str, str]) -> Iterable[Neighbour]:
                 'publish_output_image_w': width,
                 'publish_output_image_h': height,
             },
+            instead=(_own_camera(values['publish_image_source']),),
         )
     else:
         yield Neighbour(
@@ -106,6 +117,7 @@ def _images(camera: str, values: Mapping[str, str]) -> Iterable[Neighbour]:
                 'mipi_frame_ts_type': 'realtime',
                 'mipi_video_device': values['device'],
             },
+            instead=_webcams('/dev/video0', width, height),
         )
     yield Neighbour('shared memory set-up', 'hobot_shm', 'hobot_shm.launch.py')
     # A USB camera's JPEG is decoded for the node, the others' NV12 is encoded for the web view.
@@ -131,6 +143,32 @@ def _images(camera: str, values: Mapping[str, str]) -> Iterable[Neighbour]:
             'websocket_only_show_image': 'True',
         },
     )
+
+
+def _webcams(device: str, width: str, height: str) -> tuple[Neighbour, ...]:
+    """Return what a webcam can be driven by where TogetheROS is not installed."""
+    size = [whole_number(width), whole_number(height)]
+    return (
+        Neighbour(
+            'camera',
+            'usb_cam',
+            executable='usb_cam_node_exe',
+            arguments={'video_device': device, 'image_width': size[0], 'image_height': size[1]},
+            remaps={'image_raw': '/image'},
+        ),
+        Neighbour(
+            'camera',
+            'v4l2_camera',
+            executable='v4l2_camera_node',
+            arguments={'video_device': device, 'image_size': size},
+            remaps={'image_raw': '/image'},
+        ),
+        _own_camera(device),
+    )
+
+
+def _own_camera(source: str) -> Neighbour:
+    return Neighbour('camera', 'hobot_llamacpp_py', executable='camera', words=(source,))
 
 
 def _speech(vlm: bool, asr: str, tts: str, values: Mapping[str, str]) -> Iterable[Neighbour]:
