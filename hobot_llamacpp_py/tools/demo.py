@@ -15,6 +15,8 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from std_msgs.msg import String
 
+from hobot_llamacpp_py.files import share_directory
+
 __all__ = ['main']
 
 PARAMETERS = {
@@ -54,6 +56,9 @@ def main() -> None:
     """Run the demo and exit with the node's status, or 1 if no answer arrived."""
     # Nobody else's robot shall answer, and no firewall shall be in the way.
     os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+    # The node waits for listeners, but not as long as Fast DDS may take to say that we are here.
+    profile = share_directory() / 'config' / 'quick_discovery.xml'
+    os.environ.setdefault('FASTRTPS_DEFAULT_PROFILES_FILE', str(profile))
     arguments = ['--ros-args']
     for name, value in PARAMETERS.items():
         arguments += ['-p', f'{name}:={value}']

@@ -13,13 +13,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from nano import MODELS, ROOT
+from nano import CONFIG, MODELS, ROOT
 
 pytest.importorskip('rclpy', reason='needs ROS 2')
 
 from robot import PROFILES, Robot
 
-os.environ.setdefault(PROFILES, str(ROOT / 'test' / 'quick_discovery.xml'))
+os.environ.setdefault(PROFILES, str(CONFIG / 'quick_discovery.xml'))
 
 
 @pytest.fixture(scope='session')
