@@ -14,7 +14,7 @@ from robot import PROFILES
 SLOW_START = """
 import sys, time
 if sys.orig_argv[1:3] == ['-m', 'hobot_llamacpp_py']:
-    time.sleep(0.5)
+    time.sleep(0.8)
 """
 
 
