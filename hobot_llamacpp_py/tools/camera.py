@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import array
 import itertools
+import math
 import signal
 import sys
 import threading
@@ -17,6 +18,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import rclpy
+from rclpy.duration import Duration
+from rclpy.exceptions import InvalidTopicNameException
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
@@ -27,6 +30,9 @@ from hobot_llamacpp_py.vision.image_file import read_image
 __all__ = ['main']
 
 Bgr = npt.NDArray[np.uint8]
+DISCOVERY_TIMEOUT = 5.0  # seconds; Fast DDS may take 3
+MATCH_TIME = 0.2  # seconds until a subscriber that was discovered has discovered us, too
+DELIVERY_TIMEOUT = 5.0  # seconds
 PICTURES = ('.bmp', '.jpeg', '.jpg', '.png', '.webp')
 
 
@@ -43,14 +49,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument('--size', type=_size, metavar='WIDTHxHEIGHT', help='scale to this size')
     parser.add_argument('--compressed', action='store_true', help='as JPEG (CompressedImage)')
     parser.add_argument('--best-effort', action='store_true', help='not RELIABLE')
-    parser.add_argument('--no-loop', action='store_true', help='end after the last picture')
+    parser.add_argument(
+        '--no-loop', action='store_true', help='wait for a subscriber, end after the last picture'
+    )
     parser.add_argument('--frame-id', default='camera', help='of the header: %(default)s')
     given = rclpy.utilities.remove_ros_args(sys.argv if arguments is None else ['', *arguments])
     options = parser.parse_args(given[1:])
     try:
         _publish(options, arguments)
-    except ImageError as error:
-        print(f'error: {error}', file=sys.stderr)
+    except (ImageError, InvalidTopicNameException) as error:
+        print(f'error: {" ".join(str(error).split())}', file=sys.stderr)
         sys.exit(1)
 
 
@@ -78,6 +86,9 @@ def _publish(options: argparse.Namespace, arguments: list[str] | None) -> None:
     node.get_logger().info(
         f'{options.source} at {rate:g} frames a second on {publisher.topic_name}'
     )
+    # What is sent once would be gone before anybody is discovered.
+    if options.no_loop and not _await_subscriber(publisher, stopping):
+        node.get_logger().warning(f'nobody subscribes to {publisher.topic_name}')
     due = time.monotonic()
     for bgr in itertools.chain([first], frames):
         if options.size:
@@ -87,8 +98,19 @@ def _publish(options: argparse.Namespace, arguments: list[str] | None) -> None:
         due = max(due + 1 / rate, time.monotonic())  # what is late is not made up for
         if stopping.wait(due - time.monotonic()):
             break
+    if options.no_loop and not options.best_effort and not stopping.is_set():
+        publisher.wait_for_all_acked(Duration(seconds=DELIVERY_TIMEOUT))
     node.destroy_node()
     rclpy.shutdown()
+
+
+def _await_subscriber(publisher: Any, stopping: threading.Event) -> bool:
+    deadline = time.monotonic() + DISCOVERY_TIMEOUT
+    while not publisher.get_subscription_count():
+        if time.monotonic() > deadline or stopping.wait(0.02):
+            return False
+    stopping.wait(MATCH_TIME)
+    return True
 
 
 def _frames(source: Path, *, loops: bool) -> tuple[Iterator[Bgr], float]:
@@ -138,9 +160,12 @@ def _compressed(header: Header, bgr: Bgr) -> Any:
 
 
 def _positive(text: str) -> float:
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
     if not 0 < number < 1000:
-        raise argparse.ArgumentTypeError(f'{text} is not between 0 and 1000')
+        raise argparse.ArgumentTypeError(f'{text!r} is no number between 0 and 1000')
     return number
 
 

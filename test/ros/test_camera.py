@@ -55,6 +55,15 @@ def test_a_picture(start: Start, options: tuple[str, ...]) -> None:
             assert robot.ask(DESCRIBE) == SAMPLE
 
 
+def test_a_picture_that_is_sent_once(start: Start) -> None:
+    """Without a loop the command ends when its only picture has arrived."""
+    with start(feed_type=1, image_timeout=30.0) as robot:
+        robot.wait_until_ready()
+        with camera(robot, CONFIG / 'image2.jpg', '--no-loop') as process:
+            assert process.wait(timeout=60) == 0
+        assert robot.ask(DESCRIBE) == SAMPLE
+
+
 def test_a_folder(start: Start, tmp_path: Path) -> None:
     """The pictures of a folder come one after the other, and then again."""
     scenes = [draw_scene(seed) for seed in (3, 4)]
@@ -84,7 +93,9 @@ def test_a_video(start: Start, tmp_path: Path) -> None:
         (['setup.py'], 1, 'is neither a picture nor a video or camera'),
         (['docs'], 1, 'docs: there is no picture in it'),
         (['config/image2.jpg', '--size', 'big'], 2, "'big' is no size such as 640x480"),
-        (['config/image2.jpg', '--rate', '0'], 2, '0 is not between 0 and 1000'),
+        (['config/image2.jpg', '--rate', '0'], 2, "'0' is no number between 0 and 1000"),
+        (['config/image2.jpg', '--rate', 'fast'], 2, "'fast' is no number between 0 and 1000"),
+        (['config/image2.jpg', '--topic', 'a b'], 1, 'error: Invalid topic name'),
     ],
 )
 def test_what_cannot_be(arguments: list[str], status: int, words: str) -> None:
