@@ -30,7 +30,7 @@ def find_file(parameter: str, name: str) -> Path:
         path = folder.absolute() / name
         if os.path.isfile(path):  # unlike Path.is_file it takes any text for a name
             return path
-        tried.append(str(path))
+        tried.append(f'{path} (a folder)' if os.path.isdir(path) else str(path))
     places = ', '.join(dict.fromkeys(tried))
     raise ModelFileError(f'{parameter}: no such file, tried {places}{_where_to_get(name)}')
 

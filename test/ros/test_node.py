@@ -745,6 +745,7 @@ class TestMistakes:
             (dict(temperature='hot'), "temperature: 'hot' is not a number"),
             (dict(llm_model_name='none.gguf'), 'llm_model_name: no such file, tried '),
             (dict(image='none.jpg'), 'image: no such file, tried '),
+            (dict(image='/tmp'), 'image: no such file, tried /tmp (a folder)'),
             (dict(image='a' * 300), 'image: no such file, tried '),
             (dict(image=CONFIG / 'models.yaml'), 'is not a picture'),
             (dict(llm_model_name=CONFIG / 'models.yaml'), 'is not a GGUF file'),
