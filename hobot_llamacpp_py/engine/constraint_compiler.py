@@ -15,7 +15,6 @@ import llama_cpp
 
 from hobot_llamacpp_py.config import Constraint
 from hobot_llamacpp_py.engine.constraints import check, llguidance_form
-from hobot_llamacpp_py.engine.matcher import Matcher
 from hobot_llamacpp_py.errors import ConstraintError
 
 __all__ = ['ConstraintCompiler']
@@ -31,7 +30,7 @@ _START_STACK = threading.Lock()
 
 
 class ConstraintCompiler:
-    """Makes matchers for one vocabulary; constraints are compiled in the background and kept.
+    """Compiles constraints for one vocabulary in the background, and keeps them.
 
     Args:
         vocab: llama.cpp's vocabulary. It must outlive the compiler, which `close` ends.
@@ -52,7 +51,7 @@ class ConstraintCompiler:
     def start(self, constraint: Constraint) -> Future[Any]:
         """Begin to compile a constraint, if that has not begun yet; from any thread.
 
-        The future's error is the ConstraintError of `check`.
+        The future's result is what a `Matcher` takes, its error the ConstraintError of `check`.
         """
         with self._lock:
             if self.is_closed:
@@ -74,14 +73,6 @@ class ConstraintCompiler:
                 self._threads.append(thread)
             self._compiled.move_to_end(constraint)
             return future
-
-    def matcher(self, constraint: Constraint) -> Matcher:
-        """Make a matcher for one answer; waits for what is left to compile.
-
-        Raises:
-            ConstraintError: answers cannot follow it, and why.
-        """
-        return Matcher(self.start(constraint).result(), self)
 
     def forget(self, compiled: Any) -> None:
         """Compile a constraint anew when it is asked for next: its matcher has failed."""

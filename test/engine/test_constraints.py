@@ -46,7 +46,7 @@ class Speaker:
         self._wish[self.compiler.ends] = 6
 
     def matcher(self, constraint: Constraint) -> Matcher:
-        return self.compiler.matcher(constraint)
+        return Matcher(self.compiler.start(constraint).result(), self.compiler)
 
     def logits(self, rng: np.random.Generator) -> Any:
         return self._wish + 10 * rng.random(len(self._wish), np.float32)
@@ -684,7 +684,7 @@ def test_a_closed_vocabulary_is_not_used() -> None:
     with open_vocabulary('internvl') as vocab:
         compiler = ConstraintCompiler(vocab)
         future = compiler.start(json_schema({'const': 1}))
-        matcher = compiler.matcher(json_schema({'const': 2}))
+        matcher = Matcher(compiler.start(json_schema({'const': 2})).result(), compiler)
         compiler.close()
         compiler.close()
         assert future.done()

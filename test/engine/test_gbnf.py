@@ -15,6 +15,7 @@ from vocabularies import open_vocabulary
 from hobot_llamacpp_py.engine import constraint_compiler
 from hobot_llamacpp_py.engine.constraint_compiler import ConstraintCompiler
 from hobot_llamacpp_py.engine.constraints import grammar
+from hobot_llamacpp_py.engine.matcher import Matcher
 
 _CANDIDATE = np.dtype([('id', np.int32), ('logit', np.float32), ('p', np.float32)])
 _TEXTS = [
@@ -65,7 +66,7 @@ def test_grammars_mean_what_they_mean_to_llama_cpp(
     """Along random texts of random grammars both allow the same characters, and the same ends."""
     monkeypatch.setattr(constraint_compiler, 'check', lambda constraint: None)
     compiler, rnd = ConstraintCompiler(vocab), random.Random(11)
-    compiler.matcher(grammar('root ::= "a"'))
+    Matcher(compiler.start(grammar('root ::= "a"')).result(), compiler)
     decode = compiler._tokenizer.decode_bytes
     single = {t: decode([t]) for t in range(compiler.n_vocab) if len(decode([t])) == 1}
     # llama.cpp takes bytes for characters that are none.
@@ -77,7 +78,7 @@ def test_grammars_mean_what_they_mean_to_llama_cpp(
         reference = llama_cpp.llama_sampler_init_grammar(vocab, text.encode(), b'root')
         if not reference:  # it has repeated what may be empty, which llama.cpp calls a recursion
             continue
-        matcher = compiler.matcher(grammar(text))
+        matcher = Matcher(compiler.start(grammar(text)).result(), compiler)
         for _ in range(12):
             expected = llama_cpp_allows(reference, [*tokens, end])
             # Not by the mask: it has the words of the vocabulary, which forced text is made of.
