@@ -106,7 +106,11 @@ def _argument_error(error: str) -> str:
     """Turn rcl's error about an argument into a line that shows the right quoting."""
     rule = re.search(r"parameter override rule: '-p ([^ :]+):=(.*)'\. Error", error, re.DOTALL)
     if rule is None:
-        return f'the ROS arguments cannot be read: {" ".join(error.split())}'
+        without = re.search(r"parameter override rule: '-p ([^']*)'", error)
+        if without and ':=' not in without[1]:
+            return f'-p {without[1]} has no :=, write -p NAME:=VALUE'
+        error = re.sub(r', at /\S+:\d+', '', ' '.join(error.split()))  # where rcl found out
+        return f'the ROS arguments cannot be read: {error}'
     name, value = rule.groups()
     quoted = value.replace("'", "''")  # as YAML escapes a quote
     quoted = re.sub(r'(["$`\\])', r'\\\1', quoted)  # and the shell within double quotes

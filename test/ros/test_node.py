@@ -479,6 +479,24 @@ def test_nothing_that_was_given_is_ignored_silently(start: Start, tmp_path: Path
         assert 'json_schema is a map in YAML; quote it' in robot.log
 
 
+@pytest.mark.parametrize(
+    ('arguments', 'line'),
+    [
+        (['-p', 'image=a.jpg'], '-p image=a.jpg has no :=, write -p NAME:=VALUE'),
+        (
+            ['--params-file', 'none.yaml'],
+            "the ROS arguments cannot be read: Failed to parse ROS arguments: Couldn't parse"
+            " params file: '--params-file none.yaml'. Error: Error opening YAML file",
+        ),
+    ],
+)
+def test_arguments_that_ros_cannot_read(start: Start, arguments: list[str], line: str) -> None:
+    """They are one line, without the places in rcl's sources where they were found."""
+    with start(arguments=arguments) as robot:
+        assert robot.wait_for_end() == 1
+        assert robot.log.splitlines()[-1] == line
+
+
 def test_similar_frames_are_one(start: Start) -> None:
     """With frame_reuse_threshold a frame that hardly differs is not encoded again."""
     scene, bgr = draw_scene(76)
