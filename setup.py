@@ -42,7 +42,7 @@ setup(
     python_requires='>=3.10',
     entry_points={
         'console_scripts': [
-            'hobot_llamacpp_py = hobot_llamacpp_py.ros.main:main',
+            'hobot_llamacpp_py = hobot_llamacpp_py.__main__:main',
             'camera = hobot_llamacpp_py.tools.camera:main',
             'demo = hobot_llamacpp_py.tools.demo:main',
             'bench = hobot_llamacpp_py.tools.bench:main',

@@ -1,5 +1,20 @@
-"""Start the node: `python -m hobot_llamacpp_py --ros-args -p name:=value ...`."""
+"""Run the node: python -m hobot_llamacpp_py --ros-args -p NAME:=VALUE ..."""
 
-from hobot_llamacpp_py.ros.main import main
+import sys
 
-main()
+__all__ = ['main']
+
+
+def main() -> None:
+    """Run the node; Ctrl-C ends it quietly also while it is being imported."""
+    try:
+        from hobot_llamacpp_py.ros.main import run
+
+        status = run()
+    except KeyboardInterrupt:
+        status = 0
+    sys.exit(status)
+
+
+if __name__ == '__main__':
+    main()

@@ -23,18 +23,13 @@ from hobot_llamacpp_py.errors import VlmError
 from hobot_llamacpp_py.ros.node import STOP_TIMEOUT, LlamacppNode
 from hobot_llamacpp_py.ros.settings import BUILT_IN, COMMAND
 
-__all__ = ['main', 'run']
+__all__ = ['run']
 
 USAGE = f"""usage: {COMMAND} -p NAME:=VALUE ...
 
 For example, with the built-in model:
     {BUILT_IN}
 `ros2 param describe` and the README say what each parameter does."""
-
-
-def main(args: list[str] | None = None) -> None:
-    """Run the node until Ctrl-C, SIGTERM or, with `once`, its answer; exit with its status."""
-    sys.exit(run(args))
 
 
 def run(args: list[str] | None = None) -> int:
