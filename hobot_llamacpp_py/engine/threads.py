@@ -130,15 +130,13 @@ class ThreadTimes:
             self._earlier = _threads()
         if is_change or now - self._sought > _SEEK_PERIOD:
             self._sought = now
-            known = {thread.native_id for thread in threading.enumerate()}
-            self._before = {thread: _time_of(thread) for thread in _threads() - known}
+            self._before = {thread: _time_of(thread) for thread in _native_threads()}
         return self._read()
 
     def end(self) -> float | None:
         """End a call; return what `begin` returned, by now, or None if it tells nothing."""
         if self._before is not None:
-            known = {thread.native_id for thread in threading.enumerate()}
-            had = {t: _time_of(t) - self._before.get(t, 0.0) for t in _threads() - known}
+            had = {t: _time_of(t) - self._before.get(t, 0.0) for t in _native_threads()}
             earlier = self._earlier or set()
             most = sorted(had, key=lambda t: (had[t] > 0 and t not in earlier, had[t]))[::-1]
             found = {thread for thread in most[: self._n_workers] if had[thread] > 0}
@@ -165,6 +163,11 @@ def _threads() -> set[int]:
         return {int(name) for name in os.listdir('/proc/self/task')}
     except OSError:
         return set()
+
+
+def _native_threads() -> set[int]:
+    """Return the threads that are none of Python's."""
+    return _threads() - {thread.native_id for thread in threading.enumerate()}
 
 
 class ThreadGovernor:

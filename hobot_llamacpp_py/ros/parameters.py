@@ -293,8 +293,7 @@ class Parameters(Table):
         Raises:
             ParameterError: the first value that does not fit, by name and with its choices.
         """
-        given: dict[str, Any] = {name: coerce(name, value) for name, value in values.items()}
-        return cls(**given)
+        return cls().replaced(values)
 
     def replaced(self, values: Mapping[str, Any]) -> Parameters:
         """Return a copy with some values changed, coerced and checked like the others."""
