@@ -72,8 +72,8 @@ BARS = _bars()
 
 
 @contextmanager
-def _neighbours(n: int) -> Iterator[None]:
-    processes = [subprocess.Popen([sys.executable, '-c', BUSY]) for _ in range(n)]
+def _neighbours(n: int, script: str = BUSY) -> Iterator[None]:
+    processes = [subprocess.Popen([sys.executable, '-c', script]) for _ in range(n)]
     try:
         yield
     finally:
@@ -150,12 +150,8 @@ def _coming_and_going(runner: _Runner, rounds: int) -> float:
     """Return the same beside a neighbour that comes and goes."""
     script = f'import time\nwhile True:\n  end = time.time() + {PERIOD}\n'
     script += f'  while time.time() < end: pass\n  time.sleep({PERIOD})'
-    process = subprocess.Popen([sys.executable, '-c', script])
-    try:
+    with _neighbours(1, script):
         return _against_all(runner, runner.decode, max(1, rounds // 3), 4 * PERIOD)
-    finally:
-        process.kill()
-        process.wait()
 
 
 def _neighbour(runner: _Runner, n: int, seconds: float) -> tuple[float, float]:
