@@ -5,9 +5,23 @@ Only the parameter `model_type` knows their numbers; elsewhere the object itself
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ['FAMILIES', 'INTERNVL', 'SMOLVLM2', 'ModelFamily', 'Projector', 'PromptLayout']
+__all__ = [
+    'FAMILIES',
+    'INTERNVL',
+    'SMOLVLM2',
+    'SPECIAL',
+    'ModelFamily',
+    'Projector',
+    'PromptLayout',
+    'missing_tokens',
+]
+
+SPECIAL = re.compile(r'(<[^<>\s]+>)')
+"""A special token in the text of a layout."""
 
 RGB = tuple[float, float, float]
 
@@ -106,3 +120,19 @@ SMOLVLM2 = ModelFamily(
 )
 
 FAMILIES: dict[int, ModelFamily] = {family.number: family for family in (INTERNVL, SMOLVLM2)}
+
+
+def missing_tokens(family: ModelFamily, has: Callable[[str], bool]) -> str:
+    """Return which special tokens of a family a vocabulary lacks, empty for none.
+
+    Args:
+        has: tells whether a special token is in the vocabulary.
+    """
+    layout = family.prompt
+    texts = (layout.start, *layout.system, layout.user, layout.assistant, layout.end)
+    missing = [token for text in texts for token in SPECIAL.findall(text) if not has(token)]
+    lacking = [[t for t in SPECIAL.findall(''.join(form)) if not has(t)] for form in layout.images]
+    if all(lacking):
+        firsts = [next((t for t in form if t not in missing), form[0]) for form in lacking]
+        missing.append(' or '.join(firsts))
+    return ', '.join(dict.fromkeys(missing))

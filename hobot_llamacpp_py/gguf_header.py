@@ -17,9 +17,17 @@ Value = int | float | bool | str | list['Value']
 # The types of GGUF values by their number; 8 is a string, 9 an array.
 _FORMATS = dict(enumerate(('B', 'b', 'H', 'h', 'I', 'i', 'f', '?', '', '', 'Q', 'q', 'd')))
 _STRING, _ARRAY = 8, 9
-# Numbers in a block and bytes of a block, of the tensor types that encoders come in: F32, F16,
-# Q8_0, BF16. Of another type only the start is known.
-_BLOCKS = {0: (1, 4), 1: (1, 2), 8: (32, 34), 30: (1, 2)}
+# Numbers in a block and bytes of a block by the number of the tensor type: F32, F16, Q4_0, Q4_1,
+# Q5_0, Q5_1, Q8_0, Q8_1, Q2_K to Q8_K, IQ2_XXS, IQ2_XS, IQ3_XXS, IQ1_S, IQ4_NL, IQ3_S, IQ2_S,
+# IQ4_XS, I8 to I64, F64, IQ1_M, BF16, TQ1_0, TQ2_0, MXFP4. Of others only the start is known.
+_BLOCKS = {
+    **{0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34)},
+    **{9: (32, 40), 10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176)},
+    **{14: (256, 210), 15: (256, 292), 16: (256, 66), 17: (256, 74), 18: (256, 98)},
+    **{19: (256, 50), 20: (32, 18), 21: (256, 110), 22: (256, 82), 23: (256, 136), 24: (1, 1)},
+    **{25: (1, 2), 26: (1, 4), 27: (1, 8), 28: (1, 8), 29: (256, 56), 30: (1, 2), 34: (256, 54)},
+    **{35: (256, 66), 39: (32, 17)},
+}
 
 
 def check_magic(path: Path) -> None:

@@ -218,9 +218,19 @@ def test_parameters_of_the_vlm_node():
     given = dict(llamacpp_advance='true')
     parameters, fixed = node_parameters(True, defaults(True, **given), given, False)
     assert (parameters['llm_threads'], parameters['is_shared_mem_sub']) == (6, 0)
-    assert parameters['model_type'] == 0
     assert len(parameters['cute_words'].split(';')) > 3
     assert fixed == {'feed_type': 1, 'pre_infer': 1}
+
+
+def test_what_belongs_to_a_model_is_left_to_its_name():
+    """Type and encoder are handed on if given: a model's name as decoder sets them otherwise."""
+    given = dict(llamacpp_gguf_model_file_name='InternVL2_5-1B')
+    parameters, fixed = node_parameters(True, defaults(True, **given), given, False)
+    assert fixed == {'feed_type': 1, 'llm_model_name': 'InternVL2_5-1B'}
+    assert not parameters.keys() & {'model_file_name', 'model_type'}
+    given |= dict(llamacpp_vit_model_file_name='mine.onnx', llamacpp_model_type='1')
+    _, fixed = node_parameters(True, defaults(True, **given), given, False)
+    assert (fixed['model_file_name'], fixed['model_type']) == ('mine.onnx', 1)
 
 
 def test_parameters_of_the_text_chat():

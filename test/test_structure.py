@@ -11,7 +11,10 @@ from nano import ROOT
 
 PACKAGE = ROOT / 'hobot_llamacpp_py'
 # The rooms, each with what it may import of the package besides itself.
-CORE = {'config', 'errors', 'families', 'files', 'gguf_header', 'llama_log'}
+CORE = {
+    *('board', 'catalogue', 'config', 'errors', 'families', 'files', 'folders', 'gguf_header'),
+    'llama_log',
+}
 ROOMS = {
     'vision': CORE,
     'engine': CORE | {'vision'},
@@ -126,7 +129,7 @@ def test_bindings_are_imported_where_they_are_wrapped(binding: str) -> None:
 
 # What rosdep has no key for, or where it is needed at run time only if it is there.
 NOT_DECLARED = {
-    *('llama_cpp', 'llguidance', 'onnxruntime', 'gguf'),  # PyPI
+    *('llama_cpp', 'llguidance', 'onnxruntime', 'gguf', 'huggingface_hub', 'requests'),  # PyPI
     *('hobot_dnn', 'hobot_dnn_rdkx5', 'hbm_runtime', 'ai_msgs', 'hbm_img_msgs'),  # boards
 }
 DEBIAN = {'numpy': 'python3-numpy', 'cv2': 'python3-opencv'}

@@ -7,7 +7,6 @@ Neighbouring plain text, the format's and the user's, is tokenised together, as 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,7 +15,7 @@ from hobot_llamacpp_py.config import Switch
 from hobot_llamacpp_py.engine.request import Turn
 from hobot_llamacpp_py.engine.thoughts import ThoughtFormat, thought_format
 from hobot_llamacpp_py.errors import ModelFileError
-from hobot_llamacpp_py.families import FAMILIES, ModelFamily
+from hobot_llamacpp_py.families import FAMILIES, SPECIAL, ModelFamily, missing_tokens
 from hobot_llamacpp_py.vision.picture import Picture
 
 __all__ = [
@@ -131,33 +130,20 @@ class FamilyFormat:
         return list(merged(parts))
 
 
-_SPECIAL = re.compile(r'(<[^<>\s]+>)')
+def _missing(family: ModelFamily, vocabulary: Vocabulary) -> str:
+    return missing_tokens(family, lambda token: vocabulary.special_id(token) is not None)
 
 
 def _parts(trusted: str) -> list[Part]:
     """Split a text of a family's layout: every second piece is a special token."""
-    pieces = _SPECIAL.split(trusted)
+    pieces = SPECIAL.split(trusted)
     return [Special(piece) if i % 2 else Text(piece) for i, piece in enumerate(pieces)]
 
 
 def _has(vocabulary: Vocabulary, *trusted: str) -> bool:
     """Tell whether the special tokens of some texts are all in a vocabulary."""
-    tokens = [token for text in trusted for token in _SPECIAL.findall(text)]
+    tokens = [token for text in trusted for token in SPECIAL.findall(text)]
     return all(vocabulary.special_id(token) is not None for token in tokens)
-
-
-def _missing(family: ModelFamily, vocabulary: Vocabulary) -> str:
-    """Return which special tokens of a family a vocabulary lacks, empty for none."""
-    layout = family.prompt
-    texts = (layout.start, *layout.system, layout.user, layout.assistant, layout.end)
-    missing = [t for text in texts for t in _SPECIAL.findall(text) if not _has(vocabulary, t)]
-    if not any(_has(vocabulary, *form) for form in layout.images):
-        firsts = []
-        for form in layout.images:
-            lacking = [t for t in _SPECIAL.findall(''.join(form)) if not _has(vocabulary, t)]
-            firsts.append(next((t for t in lacking if t not in missing), lacking[0]))
-        missing.append(' or '.join(firsts))
-    return ', '.join(dict.fromkeys(missing))
 
 
 def begin_answer(

@@ -36,6 +36,8 @@ _PARAMETERS = {
     'pre_infer': 'llamacpp_advance',
 }
 _OF_THE_CAMERA = ('model_file_name', 'model_type', 'pre_infer')
+# Handed on only where the user gives them: a name of the catalogue as decoder sets them, too.
+_OF_THE_MODEL = ('model_file_name', 'model_type')
 
 
 def arguments(vlm: bool, environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
@@ -91,7 +93,7 @@ def node_parameters(
             'cute_words': '好的，我看一下;没问题，稍等;让我看看;马上就好',
         }
     for name, argument in _PARAMETERS.items():
-        if argument in values:
+        if argument in values and (name not in _OF_THE_MODEL or argument in given):
             is_number = name in ('model_type', 'pre_infer')
             parameters[name] = whole_number(values[argument]) if is_number else values[argument]
     if values['namespace']:

@@ -10,6 +10,8 @@ from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from hobot_llamacpp_py import catalogue
+from hobot_llamacpp_py.board import this_board
 from hobot_llamacpp_py.engine import ChatConfig, Constraint, Engine, grammar, json_schema
 from hobot_llamacpp_py.engine.constraints import check
 from hobot_llamacpp_py.errors import ModelFileError, ParameterError
@@ -46,6 +48,7 @@ class Settings:
         self.given = frozenset(getattr(node, '_parameter_overrides', ()))
         """Names of the parameters that somebody gave."""
         self._start: Callable[[Constraint], object] | None = None
+        self._edition: catalogue.Edition | None = None  # where llm_model_name names a model
         self.current = self._declare()
         self._check_combinations()
         self._check_topics()
@@ -103,7 +106,18 @@ class Settings:
             declared = self._node.declare_parameter(spec.name, spec.default, descriptor)
             values[spec.name] = declared.value
         self._warn_of_unknown()
-        return Parameters.from_values(values)
+        return self._with_catalogue(Parameters.from_values(values))
+
+    def _with_catalogue(self, parameters: Parameters) -> Parameters:
+        """Let a model of the catalogue set what it knows and nobody gave: type and encoder."""
+        if not catalogue.is_name(parameters.llm_model_name):
+            return parameters
+        model = catalogue.find(parameters.llm_model_name)
+        self._edition = edition = model.ready() or model.edition(this_board())
+        known = {'model_type': model.model_type, 'model_file_name': edition.encoder}
+        values = {name: value for name, value in known.items() if name not in self.given}
+        self._node.set_parameters([Parameter(name, value=values[name]) for name in values])
+        return parameters.replaced(values)
 
     def _warn_of_unknown(self) -> None:
         """Name parameters that were given but do not exist: ROS ignores them without a word."""
@@ -141,7 +155,8 @@ class Settings:
     def _find_files(self) -> dict[str, str]:
         """Find all files before any is loaded, so that a miss is told at once."""
         parameters = self.current
-        wanted = {'llm_model_name': parameters.llm_model_name}
+        edition = self._edition
+        wanted = {'llm_model_name': edition.decoder if edition else parameters.llm_model_name}
         if parameters.feed_type != 2:
             wanted['model_file_name'] = parameters.model_file_name
         files, missing = {}, []
@@ -150,6 +165,11 @@ class Settings:
                 files[name] = find_file(name, value)
             except ModelFileError as error:
                 missing.append(str(error))
+        if missing and edition and 'model_file_name' not in self.given:
+            raise ModelFileError(
+                f'llm_model_name: {edition.model} is not on this machine, or not all of it; get it'
+                f' with: {edition.command}'
+            )
         if missing:
             command = _BUILT_IN_CHAT if parameters.feed_type == 2 else BUILT_IN
             raise ModelFileError(f'{"; ".join(missing)}. To try the built-in model: {command}')

@@ -15,7 +15,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from std_msgs.msg import String
 
-from hobot_llamacpp_py.files import share_directory
+from hobot_llamacpp_py.folders import share_directory
 
 __all__ = ['main']
 

@@ -21,14 +21,13 @@ import numpy.typing as npt
 
 from hobot_llamacpp_py.config import EncoderConfig
 from hobot_llamacpp_py.errors import InferenceError, ModelFileError
-from hobot_llamacpp_py.families import FAMILIES, ModelFamily
-from hobot_llamacpp_py.gguf_header import GgufHeader
+from hobot_llamacpp_py.families import ModelFamily
 from hobot_llamacpp_py.llama_log import Reason, on_llama_log
+from hobot_llamacpp_py.vision.mmproj_header import mmproj_sizes
 from hobot_llamacpp_py.vision.tensors import as_embeddings
 
 __all__ = ['MmprojEncoder']
 
-_POSITIONS = 'v.position_embd.weight'
 _STRING, _ARRAY = 8, 9  # types of GGUF values
 
 
@@ -48,7 +47,7 @@ class MmprojEncoder:
     ) -> None:
         self._context = self._vocabulary = None
         self._path = path
-        size, self.n_tokens, self.n_embd = _sizes(path, family)
+        size, self.n_tokens, self.n_embd = mmproj_sizes(path, family)
         self.input_size = (size, size)
         try:
             from llama_cpp import mtmd_cpp  # loads the shared library
@@ -135,55 +134,6 @@ class MmprojEncoder:
         if self._vocabulary:
             llama_cpp.llama_model_free(self._vocabulary)
             self._vocabulary = None
-
-
-def _sizes(path: Path, family: ModelFamily) -> tuple[int, int, int]:
-    """Return input size, image tokens and their width, having checked that the file fits.
-
-    libmtmd itself ends the process over some of what is checked here.
-    """
-    header = GgufHeader.read(path)
-    metadata, shapes = header.metadata, header.shapes
-    architecture = metadata.get('general.architecture')
-    if architecture != 'clip':
-        raise ModelFileError(
-            f'{path} is a GGUF file of architecture {architecture}, not an mmproj file: a text'
-            ' decoder is no vision encoder'
-        )
-    projector = metadata.get('clip.projector_type') or metadata.get('clip.vision.projector_type')
-    wanted = family.projector
-    if projector != wanted.name:
-        known = [other for other in FAMILIES.values() if other.projector.name == projector]
-        if not known:
-            supported = ', '.join(f'{f.projector.name} ({f.name})' for f in FAMILIES.values())
-            raise ModelFileError(
-                f'{path} has a projector of type {projector}; supported are {supported}'
-            )
-        raise ModelFileError(
-            f'{path} is a vision encoder of {known[0].name}, not of {family.name}',
-            setting='family',
-            value=known[0].name,
-        )
-    n_classes = int(wanted.has_class_token)
-    n_axes = {wanted.matrix: 2, _POSITIONS: 2, 'v.patch_embd.weight': 4}
-    if n_classes:
-        n_axes['v.class_embd'] = 1
-    for tensor, least in n_axes.items():
-        if len(shapes.get(tensor, ())) < least:
-            raise ModelFileError(f'{path} has no tensor {tensor} to use; convert the model again')
-    n_embd, n_positions = shapes[wanted.matrix][1], shapes[_POSITIONS][1] - n_classes
-    keys = ('image_size', 'patch_size', 'projector.scale_factor')
-    size, patch, merge = (header.integer(f'clip.vision.{key}') for key in keys)
-    if (
-        min(size, patch, merge) < 1
-        or size % (patch * merge)
-        or n_positions != (size // patch) ** 2
-    ):
-        raise ModelFileError(
-            f'{path}: an input of {size} pixels in patches of {patch}, of which {merge}x{merge}'
-            f' are merged, does not fit {n_positions} positions; convert the model again'
-        )
-    return size, (size // patch // merge) ** 2, n_embd
 
 
 def _load_vocabulary() -> Any:

@@ -1,0 +1,161 @@
+"""Check model files: whole, of the right kind, and belonging to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hobot_llamacpp_py.board import BOARDS
+from hobot_llamacpp_py.catalogue import Edition, Model
+from hobot_llamacpp_py.config import EncoderConfig
+from hobot_llamacpp_py.errors import ModelFileError
+from hobot_llamacpp_py.families import FAMILIES, ModelFamily, missing_tokens
+from hobot_llamacpp_py.gguf_header import GgufHeader
+from hobot_llamacpp_py.tools.model_download import digest, read_checksums
+from hobot_llamacpp_py.vision.backends import backend_of
+from hobot_llamacpp_py.vision.mmproj_header import mmproj_sizes
+from hobot_llamacpp_py.vision.open import open_encoder
+
+__all__ = ['Finding', 'check_edition', 'check_files']
+
+BOARD_OF = {'bpu_x5': 'x5', 'bpu_s100': 's100'}
+"""The board that an encoder backend needs."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found of a file, or of files together."""
+
+    file: str
+    ok: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class _Decoder:
+    """What a text decoder's header says."""
+
+    width: int
+    families: list[ModelFamily]
+
+
+def check_edition(model: Model, edition: Edition, board: str) -> Iterator[Finding]:
+    """Check an edition's files that are on this machine; nothing where none is."""
+    found = edition.paths()
+    if found is None:
+        return
+    encoder, decoder = found
+    for path, name in ((encoder, edition.encoder), (decoder, edition.decoder)):
+        folder = path.parents[name.count('/')]
+        wanted = read_checksums(folder).get(name)
+        if wanted and digest(path)[1] != wanted:
+            text = f'has changed since it was downloaded: delete it, then {edition.command}'
+            yield Finding(str(path), False, text)
+            return
+    yield from check_files([encoder, decoder], board, model.family)
+
+
+def check_files(
+    paths: Iterable[Path], board: str, family: ModelFamily | None = None
+) -> Iterator[Finding]:
+    """Check files one by one, then what a decoder and an encoder have to have in common.
+
+    Args:
+        board: the one that they are to run on, 'pc' for one that is not here.
+        family: what the files have to be of, None for any.
+    """
+    decoders: dict[Path, _Decoder] = {}
+    encoders = []
+    for path in paths:
+        try:
+            if _is_decoder(path):
+                decoders[path] = decoder = _check_decoder(path, family)
+                yield Finding(str(path), True, _told(path, decoder))
+            else:
+                encoders.append(path)
+        except ModelFileError as error:
+            yield Finding(str(path), False, str(error).removeprefix(f'{path}: '))
+    families = [family] if family else [f for d in decoders.values() for f in d.families]
+    for path in encoders:
+        try:
+            width, text = _check_encoder(path, families or list(FAMILIES.values()), board)
+            for other, decoder in decoders.items():
+                if width and width != decoder.width:
+                    raise ModelFileError(
+                        f'gives image tokens of width {width}, but {other.name} takes'
+                        f' {decoder.width}: they belong to different models'
+                    )
+            yield Finding(str(path), True, text)
+        except ModelFileError as error:
+            yield Finding(str(path), False, str(error).removeprefix(f'{path}: '))
+
+
+def _is_decoder(path: Path) -> bool:
+    if not path.is_file():
+        raise ModelFileError(f'{path}: no such file')
+    with path.open('rb') as file:
+        head = file.read(64)
+    if head.startswith((b'version https://git-lfs', b'<!', b'<html')) or not head:
+        what = 'an error page' if head.startswith(b'<') else 'a git-lfs pointer'
+        raise ModelFileError(f'{path} is {what if head else "empty"}: download it again')
+    if path.suffix.lower() != '.gguf':
+        return False
+    return GgufHeader.read(path).metadata.get('general.architecture') != 'clip'
+
+
+def _check_decoder(path: Path, family: ModelFamily | None) -> _Decoder:
+    header = GgufHeader.read(path)
+    tokens = header.metadata.get('tokenizer.ggml.tokens')
+    if not isinstance(tokens, list) or not tokens:
+        raise ModelFileError(f'{path} has no vocabulary: it is no text decoder')
+    known = {str(token) for token in tokens}
+    if family and (missing := missing_tokens(family, known.__contains__)):
+        raise ModelFileError(f'{path} is none of {family.name}: its vocabulary has no {missing}')
+    families = [f for f in FAMILIES.values() if not missing_tokens(f, known.__contains__)]
+    architecture = header.metadata.get('general.architecture')
+    return _Decoder(header.integer(f'{architecture}.embedding_length'), families)
+
+
+def _told(path: Path, decoder: _Decoder) -> str:
+    header = GgufHeader.read(path)
+    tokens = header.metadata['tokenizer.ggml.tokens']
+    n_tokens = len(tokens) if isinstance(tokens, list) else 0
+    types = ' or '.join(f'model_type {f.number} ({f.name})' for f in decoder.families)
+    return (
+        f'a whole GGUF file: {header.metadata.get("general.architecture")}, {n_tokens} tokens,'
+        f' width {decoder.width}, {types or "for text chat only"}'
+    )
+
+
+def _check_encoder(path: Path, families: list[ModelFamily], board: str) -> tuple[int, str]:
+    """Return the width of an encoder's tokens, 0 where that cannot be seen here, and a text."""
+    backend = backend_of(path)
+    needs = BOARD_OF.get(backend, board)
+    if needs != board and board != 'pc':
+        raise ModelFileError(f'is for {BOARDS[needs]}, and this is {BOARDS[board]}')
+    if needs != board:
+        return 0, f'for {BOARDS[needs]}; what is in it can be seen there only'
+    if backend == 'mmproj':
+        family, (size, n_tokens, width) = _mmproj(path, families)
+        return width, _encoder_told(f'a whole mmproj of {family.name}', size, n_tokens, width)
+    encoder = open_encoder(path, families[0], EncoderConfig())
+    try:
+        size = encoder.input_size[0]
+        text = _encoder_told('it loads', size, encoder.n_tokens, encoder.n_embd)
+        return encoder.n_embd, text
+    finally:
+        encoder.close()
+
+
+def _mmproj(path: Path, families: list[ModelFamily]) -> tuple[ModelFamily, tuple[int, int, int]]:
+    for family in families[1:]:
+        try:
+            return family, mmproj_sizes(path, family)
+        except ModelFileError:
+            continue
+    return families[0], mmproj_sizes(path, families[0])
+
+
+def _encoder_told(what: str, size: int, n_tokens: int, width: int) -> str:
+    return f'{what}, input {size}x{size}, {n_tokens} image tokens of width {width}'
