@@ -7,6 +7,7 @@ VlmError
     ConstraintError     a JSON Schema or a grammar
     ParameterError      a ROS parameter; never raised by the core
     InferenceError      encoder or decoder, while they run
+    ServerError         the HTTP server, or what it needs
     CancelledError      not an error of anybody's
 """
 
@@ -22,6 +23,7 @@ __all__ = [
     'ConstraintError',
     'ParameterError',
     'InferenceError',
+    'ServerError',
     'CancelledError',
     'one_line',
 ]
@@ -66,6 +68,10 @@ class ParameterError(VlmError):
 
 class InferenceError(VlmError):
     """The encoder or the decoder failed while it ran."""
+
+
+class ServerError(VlmError):
+    """The HTTP server cannot be started as it was asked for."""
 
 
 class CancelledError(VlmError):

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from enum import Enum
 
 from hobot_llamacpp_py.engine import CancelToken
+from hobot_llamacpp_py.engine.inbox import Inbox
 from hobot_llamacpp_py.errors import CancelledError, ImageError
 from hobot_llamacpp_py.ros.frame import Frame
-from hobot_llamacpp_py.ros.inbox import Inbox
 from hobot_llamacpp_py.ros.sight import Sight
 
 __all__ = ['Demand', 'Frames']
@@ -66,6 +66,11 @@ class Frames:
                 # Several threads look: one that took before another may come here after it.
                 if self._newest is None or frame.received >= self._newest.received:
                     self._newest, self._is_used = frame, False
+
+    def newest(self) -> Frame | None:
+        """Return the newest frame there is, without using it."""
+        self.look()
+        return self._newest
 
     @property
     def unused(self) -> int:

@@ -13,6 +13,7 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from hobot_llamacpp_py.engine import Engine
+from hobot_llamacpp_py.engine.inbox import Inbox
 from hobot_llamacpp_py.engine.threads import usable_cores
 from hobot_llamacpp_py.ros.diagnostics import PERIOD, Diagnostics, timings
 from hobot_llamacpp_py.ros.images import (
@@ -21,7 +22,6 @@ from hobot_llamacpp_py.ros.images import (
     image_sources,
     shared_memory_sources,
 )
-from hobot_llamacpp_py.ros.inbox import Inbox
 from hobot_llamacpp_py.ros.log_forwarding import forward_logs, log_as
 from hobot_llamacpp_py.ros.parameters import explained
 from hobot_llamacpp_py.ros.picture_source import (
@@ -89,7 +89,7 @@ class LlamacppNode(Node):
         self.create_timer(PERIOD, self._publish_diagnostics)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         if parameters.user_prompt and not parameters.continuous:
-            self._inbox.put_prompt(parameters.user_prompt)
+            self._inbox.put(parameters.user_prompt)
         self._worker.start()
 
     def close(self) -> bool:
@@ -142,7 +142,7 @@ class LlamacppNode(Node):
         self._enqueue(message.data)
 
     def _enqueue(self, prompt: str) -> bool:
-        taken = self._inbox.put_prompt(prompt)
+        taken = self._inbox.put(prompt)
         if not taken:
             self.get_logger().warning(
                 f'prompt refused, {self._settings.current.prompt_queue_size} are waiting already'
@@ -198,7 +198,7 @@ class LlamacppNode(Node):
                 'KV cells used': engine.cache.n_past if engine else 0,
                 'KV cells': engine.decoder.n_ctx if engine else 0,
                 'threads of decode, prefill': _shown_threads(engine),
-                'prompts dropped': self._inbox.prompts_refused,
+                'prompts dropped': self._inbox.refused,
                 'incompatible prompt publishers': self._missed_publishers,
                 'last error': reporter.last_error,
             },

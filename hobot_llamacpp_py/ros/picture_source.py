@@ -12,15 +12,18 @@ import numpy as np
 import numpy.typing as npt
 
 from hobot_llamacpp_py.engine import CancelToken, Engine
+from hobot_llamacpp_py.engine.inbox import Inbox
+from hobot_llamacpp_py.errors import ImageError
 from hobot_llamacpp_py.ros.frame import Frame
 from hobot_llamacpp_py.ros.frames import Demand, Frames
-from hobot_llamacpp_py.ros.inbox import Inbox
 from hobot_llamacpp_py.ros.lookout import Lookout
 from hobot_llamacpp_py.ros.parameters import Parameters
 from hobot_llamacpp_py.ros.sight import Sight, see
 from hobot_llamacpp_py.vision.image_file import read_image, read_nv12
 
 __all__ = ['CameraFrames', 'LocalPicture', 'NoPicture', 'PictureSource']
+
+Bgr = npt.NDArray[np.uint8]
 
 
 class PictureSource(Protocol):
@@ -44,6 +47,15 @@ class PictureSource(Protocol):
 
         Args:
             newest: the newest there is, though something else may be encoded already.
+        """
+
+    def pixels(self, sight: Sight) -> Bgr:
+        """Return the BGR picture [h, w, 3] that a sight came from. From any thread."""
+
+    def newest(self) -> tuple[object, Callable[[], Bgr]] | None:
+        """Return what there is to see now, with an identity; None for nothing. From any thread.
+
+        A frame that is only looked at does not count as used.
         """
 
     def describe(self, is_read: bool) -> Mapping[str, object]:
@@ -79,6 +91,12 @@ class NoPicture:
     def next(self, cancel: CancelToken, *, newest: bool) -> Sight | None:
         return None
 
+    def pixels(self, sight: Sight) -> Bgr:
+        raise ImageError('a text chat has no picture')
+
+    def newest(self) -> tuple[object, Callable[[], Bgr]] | None:
+        return None
+
     def describe(self, is_read: bool) -> Mapping[str, object]:
         return {}
 
@@ -107,10 +125,16 @@ class LocalPicture:
     def next(self, cancel: CancelToken, *, newest: bool) -> Sight | None:
         return self._sight
 
+    def pixels(self, sight: Sight) -> Bgr:
+        return self._read()
+
+    def newest(self) -> tuple[object, Callable[[], Bgr]] | None:
+        return self._path, self._read
+
     def describe(self, is_read: bool) -> Mapping[str, object]:
         return {}
 
-    def _read(self) -> npt.NDArray[np.uint8]:
+    def _read(self) -> Bgr:
         if self._nv12_size is None:
             return read_image(self._path)
         return read_nv12(self._path, *self._nv12_size)
@@ -158,6 +182,14 @@ class CameraFrames:
             return prepared
         encoded = self._frames.take_encoded(max_age, cancel, newest=newest)
         return encoded or self._newest(cancel)
+
+    def pixels(self, sight: Sight) -> Bgr:
+        assert sight.frame is not None
+        return sight.frame.bgr()
+
+    def newest(self) -> tuple[object, Callable[[], Bgr]] | None:
+        frame = self._frames.newest()
+        return None if frame is None else (frame.received, frame.bgr)
 
     def describe(self, is_read: bool) -> Mapping[str, object]:
         images, frames = self._images, self._frames

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from hobot_llamacpp_py.engine import Answer, CancelToken, Chat, ChatConfig, Engine
+from hobot_llamacpp_py.engine.inbox import Inbox, Task, View, Work
 from hobot_llamacpp_py.errors import CancelledError, PromptError
-from hobot_llamacpp_py.ros.inbox import Inbox, Work
 from hobot_llamacpp_py.ros.parameters import Parameters, explained
 from hobot_llamacpp_py.ros.picture_source import PictureSource
 from hobot_llamacpp_py.ros.sight import Sight
@@ -156,13 +156,17 @@ class Worker(threading.Thread):
 
     def _work(self, work: Work) -> None:
         parameters = self._settings.current
-        if work is Work.PROMPT:
-            prompt = self._inbox.take_prompt()
-            if parameters.is_wake_word(prompt):
-                log.info('preparing, for the wake word %s', prompt)
+        if work is Work.ITEM:
+            item = self._inbox.take()
+            if item is None:  # withdrawn
+                return
+            if not isinstance(item, str):
+                self._run(item)
+            elif parameters.is_wake_word(item):
+                log.info('preparing, for the wake word %s', item)
                 self._prepare_for_question(asked=True)
             else:
-                self._take(prompt, newest=not parameters.prepares_ahead)
+                self._take(item, newest=not parameters.prepares_ahead)
         elif parameters.asks_again:
             self._take(parameters.user_prompt, newest=False)
         else:
@@ -203,10 +207,23 @@ class Worker(threading.Thread):
         except Exception as error:
             self._listener.on_error(prompt, explained(error))
 
+    def _run(self, task: Task) -> None:
+        """Have a task do what it wants to."""
+        assert self._chat is not None
+        self.state = 'answering'
+        with self._cancellable(task.cancel):
+            task.run(self._chat.engine, self._look)
+
+    def _look(self, cancel: CancelToken) -> View:
+        sight = self._source.next(cancel, newest=True)
+        if sight is None:
+            raise PromptError('this is a text chat (feed_type 2): there is nothing to see')
+        return View(sight.picture, lambda: self._source.pixels(sight))
+
     @contextmanager
-    def _cancellable(self) -> Iterator[CancelToken]:
+    def _cancellable(self, cancel: CancelToken | None = None) -> Iterator[CancelToken]:
         """Let `cancel` stop what is done with the token meanwhile."""
-        cancel = CancelToken()
+        cancel = cancel or CancelToken()
         with self._lock:
             self._running = cancel
         try:

@@ -21,10 +21,10 @@ from sensor_msgs.msg import Image
 from hobot_llamacpp_py.config import ChatConfig, DecoderConfig
 from hobot_llamacpp_py.engine import Answer, Engine
 from hobot_llamacpp_py.engine.decoder import Decoder
+from hobot_llamacpp_py.engine.inbox import Inbox
 from hobot_llamacpp_py.errors import VlmError
 from hobot_llamacpp_py.folders import share_directory
 from hobot_llamacpp_py.ros.frame import Frame
-from hobot_llamacpp_py.ros.inbox import Inbox
 from hobot_llamacpp_py.ros.parameters import Parameters
 from hobot_llamacpp_py.ros.picture_source import CameraFrames
 from hobot_llamacpp_py.ros.sight import Sight

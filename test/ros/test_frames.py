@@ -17,9 +17,9 @@ from image_messages import image_message
 
 from hobot_llamacpp_py.config import ChatConfig, DecoderConfig
 from hobot_llamacpp_py.engine import Answer, CancelToken, Engine
+from hobot_llamacpp_py.engine.inbox import Inbox
 from hobot_llamacpp_py.ros.frame import Frame
 from hobot_llamacpp_py.ros.frames import Frames
-from hobot_llamacpp_py.ros.inbox import Inbox
 from hobot_llamacpp_py.ros.parameters import Parameters
 from hobot_llamacpp_py.ros.picture_source import CameraFrames
 from hobot_llamacpp_py.ros.sight import Sight
@@ -160,7 +160,7 @@ def test_a_person_asks_about_the_newest_frame(start: Any) -> None:
     assert robot.answering.wait(TIMEOUT)
     frames.append(robot.camera.show(scenes[1][1]))
     robot.encode_next()  # ahead
-    robot.inbox.put_prompt(DESCRIBE_ZH)
+    robot.inbox.put(DESCRIBE_ZH)
     frames.append(robot.camera.show(scenes[2][1]))
     robot.go_on.set()
     robot.encode_next()
@@ -181,7 +181,7 @@ def test_a_person_is_not_told_of_a_frame_that_is_being_encoded(start: Any) -> No
     assert robot.answering.wait(TIMEOUT)
     frames.append(robot.camera.show(scenes[1][1]))
     ahead = robot.encoded.get(timeout=TIMEOUT)
-    robot.inbox.put_prompt(DESCRIBE_ZH)
+    robot.inbox.put(DESCRIBE_ZH)
     frames.append(robot.camera.show(scenes[2][1]))
     robot.go_on.set()
     assert robot.next_answer() == (answer(scenes[0][0], DESCRIBE), frames[0])

@@ -20,10 +20,10 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from hobot_llamacpp_py.engine import CancelToken
+from hobot_llamacpp_py.engine.inbox import Inbox
 from hobot_llamacpp_py.ros.frame import Frame
 from hobot_llamacpp_py.ros.frames import Frames
 from hobot_llamacpp_py.ros.images import ImageSubscription, image_sources, steady_time
-from hobot_llamacpp_py.ros.inbox import Inbox
 
 TIMEOUT = 60.0  # seconds: generous, for machines that are busy with something else
 RELIABLE, BEST_EFFORT = ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT

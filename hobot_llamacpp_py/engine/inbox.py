@@ -1,0 +1,118 @@
+"""What waits for the inference thread: prompts and other requests, in order."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from hobot_llamacpp_py.engine.cancel import CancelToken
+from hobot_llamacpp_py.engine.engine import Engine
+from hobot_llamacpp_py.vision.picture import Picture
+
+__all__ = ['Inbox', 'Item', 'Look', 'Task', 'View', 'Work']
+
+
+@dataclass(frozen=True)
+class View:
+    """What there is to see: the picture for the engine, and the pixels that it came from."""
+
+    picture: Picture
+    bgr: Callable[[], npt.NDArray[np.uint8]]
+
+
+Look = Callable[[CancelToken], View]
+"""Looks through the robot's eyes; raises ImageError where there is nothing to see."""
+
+
+class Task(Protocol):
+    """A request that brings its own way to be answered, for example from a network."""
+
+    cancel: CancelToken
+    """Ends it, from any thread."""
+
+    def run(self, engine: Engine, look: Look) -> None:
+        """Do it, in the inference thread; whatever goes wrong is its own affair."""
+
+
+Item = str | Task
+"""A prompt, or a task."""
+
+
+class Work(Enum):
+    """What there is to do."""
+
+    ITEM = 'item'
+    SIGHT = 'sight'
+    """The lookout has a frame encoded."""
+    END = 'end'
+
+
+class Inbox:
+    """What waits for the inference thread, in order, and no more than a given number."""
+
+    def __init__(self, size: int) -> None:
+        self.refused = 0
+        self.is_closed = False
+        self.changed = threading.Condition()
+        """Notified when there is something new to do, or no more."""
+        self._size = size
+        self._items: deque[Item] = deque()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether an item would be refused."""
+        with self.changed:
+            return len(self._items) >= self._size
+
+    def put(self, item: Item) -> bool:
+        """Queue an item; False, and counted, if the queue is full."""
+        with self.changed:
+            if len(self._items) >= self._size:
+                self.refused += 1
+                return False
+            self._items.append(item)
+            self.changed.notify_all()
+            return True
+
+    def withdraw(self, item: Item) -> None:
+        """Take back what nobody wants any more, if it still waits."""
+        with self.changed:
+            if item in self._items:
+                self._items.remove(item)
+
+    def wait(self, has_sight: Callable[[], bool] = lambda: False) -> Work:
+        """Wait for an item, else for a frame that was encoded."""
+        with self.changed:
+            while not self.is_closed:
+                if self._items:
+                    return Work.ITEM
+                if has_sight():
+                    return Work.SIGHT
+                self.changed.wait()
+            return Work.END
+
+    def take(self) -> Item | None:
+        """Take the oldest item of those that wait; None if it was withdrawn."""
+        with self.changed:
+            return self._items.popleft() if self._items else None
+
+    def notify(self) -> None:
+        """Have waiting calls look again at what they wait for."""
+        with self.changed:
+            self.changed.notify_all()
+
+    def close(self) -> None:
+        """End all waiting, now and later."""
+        with self.changed:
+            self.is_closed = True
+            self.changed.notify_all()

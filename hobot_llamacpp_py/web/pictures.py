@@ -1,0 +1,59 @@
+"""Pictures in requests: data URLs, looked at before they cost anything."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import re
+import warnings
+
+from hobot_llamacpp_py.vision.image_file import decoded
+from hobot_llamacpp_py.web.backend import Bgr
+from hobot_llamacpp_py.web.http_error import HttpError
+
+__all__ = ['read_data_url']
+
+FORMATS = ('JPEG', 'PNG', 'WEBP')
+MOST_PIXELS = 50_000_000
+_DATA_URL = re.compile(r'data:image/(?:jpeg|jpg|png|webp);base64,', re.IGNORECASE)
+
+
+def read_data_url(url: str) -> Bgr:
+    """Return the picture of a data URL as BGR [h, w, 3].
+
+    Raises:
+        HttpError: it is none, is of another format, or has too many pixels.
+    """
+    head = _DATA_URL.match(url)
+    if head is None:
+        raise HttpError(400, 'a picture must be data:image/jpeg, png or webp, in base64')
+    try:
+        data = base64.b64decode(url[head.end() :], validate=True)
+    except binascii.Error as error:
+        raise HttpError(400, f'a picture is not base64: {error}') from None
+    width, height = _size(data)
+    if width * height > MOST_PIXELS:
+        raise HttpError(
+            413,
+            f'a picture of {width}x{height} has more than {MOST_PIXELS // 10**6} megapixels',
+        )
+    bgr = decoded(data)
+    if bgr is None:
+        raise HttpError(400, 'a picture cannot be decoded: it is damaged')
+    return bgr
+
+
+def _size(data: bytes) -> tuple[int, int]:
+    """Return width and height as the file's head tells them."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # about many pixels: that is asked for here
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                return image.size
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
+        raise HttpError(400, 'a picture is no JPEG, PNG or WebP') from None
+    except Image.DecompressionBombError as error:
+        raise HttpError(413, f'a picture has too many pixels: {error}') from None

@@ -1,0 +1,130 @@
+"""The server's thread: an address that is taken at once, and a stop that does not wait."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import socket
+import stat
+import threading
+from pathlib import Path
+from typing import Any
+
+from hobot_llamacpp_py.errors import ServerError
+from hobot_llamacpp_py.web.backend import Backend
+
+__all__ = ['Server', 'read_token']
+
+log = logging.getLogger(__name__)
+
+PACKAGES = ('starlette', 'uvicorn', 'mcp', 'prometheus_client', 'PIL')
+INSTALL = 'pip3 install -r requirements/web.txt'
+MOST_CONNECTIONS = 64
+LOOPBACK = ('127.0.0.1', '::1', 'localhost')
+
+
+class Server:
+    """An HTTP server in a thread of its own; the address is taken when it is made.
+
+    Args:
+        token: what clients must bring; may be empty on the loopback only.
+
+    Raises:
+        ServerError: packages are missing, the address cannot be had, or has no token.
+    """
+
+    def __init__(self, backend: Backend, host: str, port: int, token: str = '') -> None:
+        missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+        if missing:
+            raise ServerError(
+                f'the HTTP server needs {", ".join(missing)}, not installed here: {INSTALL}'
+            )
+        if host not in LOOPBACK and not token:
+            raise ServerError(
+                f'{host} is reached from other machines: the HTTP server needs a token there'
+                ' (http_token_file)'
+            )
+        self._socket = _bound(host, port)
+        self.port: int = self._socket.getsockname()[1]
+        """The port, also where 0 asked for any."""
+        self._backend, self._host, self._token = backend, host, token
+        self._server: Any = None
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name='http', daemon=True)
+
+    def start(self) -> None:
+        """Begin to serve."""
+        self._socket.listen(MOST_CONNECTIONS)  # who comes before the imports are done waits
+        self._thread.start()
+
+    def stop(self, timeout: float = 1.0) -> None:
+        """Stop serving; running requests end."""
+        self._stopped.set()
+        if self._server is not None:
+            self._server.should_exit = self._server.force_exit = True
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+        self._socket.close()
+
+    def _run(self) -> None:
+        try:
+            import uvicorn
+
+            from hobot_llamacpp_py.web.app import make_app
+
+            config = uvicorn.Config(
+                make_app(self._backend, self._token, self._host),
+                http='h11',
+                loop='asyncio',
+                ws='none',
+                lifespan='on',
+                log_config=None,
+                log_level='critical',  # what goes wrong is logged by us, in one line
+                access_log=False,
+                server_header=False,
+                limit_concurrency=MOST_CONNECTIONS,
+                timeout_keep_alive=15,
+                timeout_graceful_shutdown=0,
+                h11_max_incomplete_event_size=1 << 14,
+            )
+            self._server = uvicorn.Server(config)
+            if not self._stopped.is_set():
+                self._server.run(sockets=[self._socket])
+        except Exception as error:
+            log.error('the HTTP server has ended: %s: %s', type(error).__name__, error)
+
+
+def read_token(path: str) -> str:
+    """Return the token in a file.
+
+    Raises:
+        ServerError: there is none, or others can read it.
+    """
+    file = Path(path).expanduser()
+    try:
+        mode, token = file.stat().st_mode, file.read_text('utf-8').strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ServerError(f'the token file {file} cannot be read: {error}') from None
+    if len(token) < 16 or not token.isascii() or token.split() != [token]:
+        raise ServerError(
+            f'the token file {file} must hold one word of at least 16 ASCII characters, for'
+            ' example of: openssl rand -hex 16'
+        )
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        log.warning('others can read the token file %s: chmod 600 %s', file, file)
+    return token
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        taken = socket.socket(family, kind, protocol)
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(address)
+        return taken
+    except OSError as error:
+        raise ServerError(
+            f'port {port} of {host} cannot be had for the HTTP server: {error.strerror or error}'
+        ) from None
