@@ -146,7 +146,7 @@ def test_package_xml_declares_what_is_imported() -> None:
 
 
 def test_lists_of_parameters_are_up_to_date() -> None:
-    """Both READMEs and config/params.yaml list the parameters as they are declared."""
+    """Both pages of parameters and config/params.yaml list the parameters as they are declared."""
     script = ROOT / 'scripts' / 'update_parameters.py'
     result = subprocess.run([sys.executable, script, '--check'], capture_output=True, text=True)
     assert (result.stdout, result.returncode) == ('', 0)
