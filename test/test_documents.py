@@ -12,8 +12,8 @@ from nano import ROOT
 
 from hobot_llamacpp_py.ros.parameters import specs
 
-# Written in one language: what changed, and how tests and nano models are made.
-ONE_LANGUAGE = {'CHANGELOG.md', 'test/board/README.md', 'training/README.md'}
+# Written in one language: what changed, and how the emulated boards are made.
+ONE_LANGUAGE = {'CHANGELOG.md', 'test/board/README.md'}
 # Its Chinese page links to the list of modules instead of repeating it.
 CODE_BY_REFERENCE = {'docs/architecture.md'}
 MOST_WORDS_OF_README = 1000
