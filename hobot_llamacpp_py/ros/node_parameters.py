@@ -59,7 +59,9 @@ class CppParameters:
         '视觉编码器文件，后缀决定后端',
     )
     llm_model_name: str = param(
-        'Qwen2.5-0.5B-Instruct-Q4_0.gguf', 'the GGUF text decoder', 'GGUF 格式的文本解码器'
+        'Qwen2.5-0.5B-Instruct-Q4_0.gguf',
+        'the GGUF text decoder, or the name of a model of config/models.yaml: decoder and encoder',
+        'GGUF 格式的文本解码器；写 config/models.yaml 里的模型名称则同时找到它的编码器',
     )
     llm_threads: int = setting(
         DecoderConfig,
