@@ -85,7 +85,7 @@ class ModelFamily:
 INTERNVL = ModelFamily(
     number=0,
     name='InternVL',
-    models='InternVL 2.5 and 3',
+    models='InternVL 2.5 / 3',
     mean=(0.485, 0.456, 0.406),
     std=(0.229, 0.224, 0.225),
     projector=Projector('internvl', 'mm.model.mlp.3.weight', has_class_token=True),

@@ -1,6 +1,6 @@
 """Write what lists the node's parameters, from their one declaration.
 
-These are the tables of README.md and README_cn.md, and config/params.yaml.
+These are the tables of docs/parameters.md and docs/parameters_cn.md, and config/params.yaml.
 `python scripts/update_parameters.py` writes, `--check` only tells whether they are up to date.
 """
 
@@ -9,19 +9,65 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from hobot_llamacpp_py.ros.parameters import ParameterSpec, specs  # noqa: E402
+from hobot_llamacpp_py.ros.parameter_spec import ParameterSpec, specs_of  # noqa: E402
+from hobot_llamacpp_py.ros.parameters import Parameters, specs  # noqa: E402
 
-HEADS = {
-    'README.md': '| parameter | type | default | range | set at run time | meaning |',
-    'README_cn.md': '| 参数 | 类型 | 默认值 | 范围 | 运行时可改 | 含义 |',
+
+@dataclass(frozen=True)
+class Language:
+    """The words of one page."""
+
+    head: str
+    empty: str
+    yes: str
+    range_text: Callable[[ParameterSpec], str]
+    sentence: Callable[[ParameterSpec], str]
+    titles: dict[str, str]
+
+
+PAGES = {
+    'docs/parameters.md': Language(
+        '| parameter | type | default | range | set at run time | meaning |',
+        '(empty)',
+        'yes',
+        lambda spec: spec.range_text,
+        lambda spec: spec.sentence,
+        {
+            'CppParameters': 'As in the C++ node',
+            'PromptParameters': 'Questions',
+            'PictureParameters': 'Pictures',
+            'AnswerParameters': 'Answers',
+            'SamplingParameters': 'Sampling',
+            'DecoderParameters': 'Decoder',
+            'EncoderParameters': 'Vision encoder',
+        },
+    ),
+    'docs/parameters_cn.md': Language(
+        '| 参数 | 类型 | 默认值 | 范围 | 运行时可改 | 含义 |',
+        '（空）',
+        '是',
+        lambda spec: spec.range_in('、', '{} 到 {}', '至少 {}'),
+        lambda spec: spec.sentence_cn,
+        {
+            'CppParameters': '与 C++ 节点相同的参数',
+            'PromptParameters': '问题',
+            'PictureParameters': '图像',
+            'AnswerParameters': '回答',
+            'SamplingParameters': '采样',
+            'DecoderParameters': '解码器',
+            'EncoderParameters': '视觉编码器',
+        },
+    ),
 }
-_TABLE = re.compile(r'(?<=<!-- parameters -->\n).*?(?=<!-- /parameters -->)', re.DOTALL)
+_TABLES = re.compile(r'(?<=<!-- parameters -->\n).*?(?=<!-- /parameters -->)', re.DOTALL)
 
 PARAMS_FILE = 'config/params.yaml'
 PARAMS_HEAD = """\
@@ -38,21 +84,27 @@ PARAMS_HEAD = """\
 """
 
 
-def table(readme: str) -> str:
-    """Return the table for one of the two READMEs."""
-    rows = [HEADS[readme], '|---|---|---|---|---|---|']
-    for spec in specs().values():
-        default = str(spec.default).lower() if spec.type is bool else str(spec.default)
-        cells = (
-            f'`{spec.name}`',
-            'string' if spec.type is str else spec.type.__name__,
-            f'`{default}`' if default else '(empty)',
-            spec.range_text,
-            {'README.md': 'yes', 'README_cn.md': '是'}[readme] if spec.runtime else '',
-            spec.sentence,
-        )
-        rows.append('| ' + ' | '.join(cell.replace('|', r'\|') for cell in cells) + ' |')
-    return '\n'.join(rows) + '\n'
+def tables(words: Language) -> str:
+    """Return a section with a table for each group of parameters."""
+    sections = []
+    for group in reversed(Parameters.__bases__):
+        rows = [f'\n## {words.titles[group.__name__]}\n', words.head, '|---|---|---|---|---|---|']
+        rows += [_row(spec, words) for spec in specs_of(group).values()]
+        sections.append('\n'.join(rows) + '\n')
+    return ''.join(sections) + '\n'
+
+
+def _row(spec: ParameterSpec, words: Language) -> str:
+    default = str(spec.default).lower() if spec.type is bool else str(spec.default)
+    cells = (
+        f'`{spec.name}`',
+        'string' if spec.type is str else spec.type.__name__,
+        f'`{default}`' if default else words.empty,
+        words.range_text(spec),
+        words.yes if spec.runtime else '',
+        words.sentence(spec).replace('<', r'\<'),  # GitHub takes <topic> for HTML
+    )
+    return '| ' + ' | '.join(cell.replace('|', r'\|') for cell in cells) + ' |'
 
 
 def params_file() -> str:
@@ -71,9 +123,9 @@ def _entry(spec: ParameterSpec) -> str:
 def up_to_date() -> dict[str, str]:
     """Return the content that each of the files should have."""
     files = {PARAMS_FILE: params_file()}
-    for readme in HEADS:
-        text = (ROOT / readme).read_text('utf-8')
-        files[readme] = _TABLE.sub(lambda _, readme=readme: table(readme), text)
+    for page, words in PAGES.items():
+        text = (ROOT / page).read_text('utf-8')
+        files[page] = _TABLES.sub(lambda _, words=words: tables(words), text)
     return files
 
 

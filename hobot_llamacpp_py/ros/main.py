@@ -29,7 +29,7 @@ USAGE = f"""usage: {COMMAND} -p NAME:=VALUE ...
 
 For example, with the built-in model:
     {BUILT_IN}
-`ros2 param describe` and the README say what each parameter does."""
+`ros2 param describe` and docs/parameters.md say what each parameter does."""
 
 
 def run(args: list[str] | None = None) -> int:

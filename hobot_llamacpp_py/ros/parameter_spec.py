@@ -22,6 +22,7 @@ Scalar = bool | int | float | str
 def param(
     default: Scalar,
     sentence: str,
+    sentence_cn: str,
     *,
     at_least: float = -math.inf,
     at_most: float = math.inf,
@@ -32,6 +33,7 @@ def param(
     """Declare a parameter as a field of a dataclass; see `ParameterSpec`."""
     metadata = dict(
         sentence=sentence,
+        sentence_cn=sentence_cn,
         at_least=at_least,
         at_most=at_most,
         choices=choices,
@@ -41,7 +43,7 @@ def param(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def setting(config: type, field: str, sentence: str, **options: Any) -> Any:
+def setting(config: type, field: str, sentence: str, sentence_cn: str, **options: Any) -> Any:
     """Declare a parameter that sets a field of the engine's settings.
 
     The default is the field's, and so are the choices where its type is a Literal.
@@ -50,7 +52,7 @@ def setting(config: type, field: str, sentence: str, **options: Any) -> Any:
     if typing.get_origin(hint) is typing.Literal:
         options.setdefault('choices', typing.get_args(hint))
     default = getattr(config, field)
-    return param(default, sentence, sets=f'{config.__name__}.{field}', **options)
+    return param(default, sentence, sentence_cn, sets=f'{config.__name__}.{field}', **options)
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,9 @@ class ParameterSpec:
     type: type
     default: Scalar
     sentence: str
+    """What it means, as `ros2 param describe` shows it."""
+    sentence_cn: str
+    """The same in Chinese, for the documents."""
     at_least: float
     at_most: float
     choices: tuple[Scalar, ...]
@@ -72,12 +77,16 @@ class ParameterSpec:
     @property
     def range_text(self) -> str:
         """The allowed values in words, empty if there is no limit."""
+        return self.range_in(', ', '{} to {}', 'at least {}')
+
+    def range_in(self, comma: str, between: str, from_on: str) -> str:
+        """Return the allowed values in the words of a language."""
         if self.choices:
-            return ', '.join(str(choice) for choice in self.choices)
+            return comma.join(str(choice) for choice in self.choices)
         low, high = math.isfinite(self.at_least), math.isfinite(self.at_most)
         if low and high:
-            return f'{_shown(self.at_least)} to {_shown(self.at_most)}'
-        return f'at least {_shown(self.at_least)}' if low else ''
+            return between.format(_shown(self.at_least), _shown(self.at_most))
+        return from_on.format(_shown(self.at_least)) if low else ''
 
     def coerce(self, value: object) -> Scalar:
         """Bring a value to the parameter's type, as YAML may have read it, and check its range.
