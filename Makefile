@@ -26,7 +26,7 @@ demo:
 	@$(VENV) -m hobot_llamacpp_py.tools.demo $(ARGS)
 
 bench:
-	@scripts/bootstrap.sh bench models test interfaces
+	@scripts/bootstrap.sh bench models test web web_test interfaces
 	@scripts/interfaces.sh
 	@status=0; $(VENV) -m hobot_llamacpp_py.tools.bench $(ARGS) || status=$$?; \
 	  printf '\nThe node with a camera:\n'; \
@@ -37,7 +37,7 @@ bench:
 	  . scripts/without_ros.sh; PYTHONPATH=. .venv/bin/python test/timer_delay.py && exit $$status
 
 test:
-	@scripts/bootstrap.sh bench models test interfaces
+	@scripts/bootstrap.sh bench models test web web_test interfaces
 	@scripts/interfaces.sh
 	@$(VENV) -m pytest --durations=10 $(ARGS)
 

@@ -48,6 +48,7 @@ PAGES = {
             'SamplingParameters': 'Sampling',
             'DecoderParameters': 'Decoder',
             'EncoderParameters': 'Vision encoder',
+            'ServerParameters': 'HTTP server',
         },
     ),
     'docs/parameters_cn.md': Language(
@@ -64,6 +65,7 @@ PAGES = {
             'SamplingParameters': '采样',
             'DecoderParameters': '解码器',
             'EncoderParameters': '视觉编码器',
+            'ServerParameters': 'HTTP 服务器',
         },
     ),
 }

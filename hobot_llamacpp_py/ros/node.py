@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.node import Node
@@ -34,6 +34,9 @@ from hobot_llamacpp_py.ros.reporter import Reporter
 from hobot_llamacpp_py.ros.results import RELIABLE, Results
 from hobot_llamacpp_py.ros.settings import Settings
 from hobot_llamacpp_py.ros.worker import Worker
+
+if TYPE_CHECKING:
+    from hobot_llamacpp_py.web.server import Server
 
 __all__ = ['STOP_TIMEOUT', 'LlamacppNode']
 
@@ -77,6 +80,11 @@ class LlamacppNode(Node):
             self._load_models, settings, self._inbox, self._source, self._reporter
         )
 
+        self._server: Server | None = None
+        if parameters.http_port:
+            from hobot_llamacpp_py.ros.http import make_server
+
+            self._server = make_server(settings, self._inbox, self._source, self._worker)
         self.create_subscription(
             String,
             parameters.ros_string_sub_topic_name,
@@ -91,10 +99,18 @@ class LlamacppNode(Node):
         if parameters.user_prompt and not parameters.continuous:
             self._inbox.put(parameters.user_prompt)
         self._worker.start()
+        if self._server:
+            self._server.start()
+            self.get_logger().info(
+                f'HTTP: http://{parameters.http_host}:{parameters.http_port}/ (/v1, /health)'
+            )
 
     def close(self) -> bool:
         """Stop the inference thread; False if native code holds it. The node can be destroyed."""
-        return self._worker.close(STOP_TIMEOUT)
+        ended = self._worker.close(STOP_TIMEOUT)
+        if self._server:
+            self._server.stop(STOP_TIMEOUT / 2)
+        return ended
 
     def _picture_source(self) -> PictureSource:
         parameters, files = self._settings.current, self._settings.files

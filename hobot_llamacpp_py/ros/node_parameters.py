@@ -8,7 +8,7 @@ from hobot_llamacpp_py.config import ChatConfig, DecoderConfig, VisionConfig
 from hobot_llamacpp_py.families import FAMILIES, INTERNVL
 from hobot_llamacpp_py.ros.parameter_spec import param, setting
 
-__all__ = ['CppParameters', 'PictureParameters', 'PromptParameters']
+__all__ = ['CppParameters', 'PictureParameters', 'PromptParameters', 'ServerParameters']
 
 
 @dataclass(frozen=True)
@@ -207,4 +207,27 @@ class PromptParameters:
         '对话保留的轮数；-1：图像来自话题时为 0，否则为 n_ctx 容得下的全部；0：每个问题各自独立',
         at_least=-1,
         runtime=True,
+    )
+
+
+@dataclass(frozen=True)
+class ServerParameters:
+    """The HTTP server."""
+
+    http_port: int = param(
+        0,
+        'port of the HTTP server (OpenAI protocol, page, MCP, metrics); 0: none',
+        'HTTP 服务器的端口（OpenAI 协议、网页、MCP、指标）；0：不启动',
+        at_least=0,
+        at_most=65535,
+    )
+    http_host: str = param(
+        '127.0.0.1',
+        'address that the HTTP server listens on; beyond this machine it needs http_token_file',
+        'HTTP 服务器监听的地址；要让其他机器访问，必须设置 http_token_file',
+    )
+    http_token_file: str = param(
+        '',
+        'file with the token that HTTP clients must bring (Authorization: Bearer)',
+        '存放令牌的文件，HTTP 客户端必须携带该令牌（Authorization: Bearer）',
     )

@@ -27,6 +27,7 @@ from hobot_llamacpp_py.ros.node_parameters import (
     CppParameters,
     PictureParameters,
     PromptParameters,
+    ServerParameters,
 )
 from hobot_llamacpp_py.ros.parameter_spec import ParameterSpec, Scalar, specs_of
 
@@ -36,6 +37,7 @@ __all__ = ['Parameters', 'coerce', 'explained', 'specs']
 @dataclass(frozen=True)
 class Parameters(
     # The fields of the last one come first.
+    ServerParameters,
     EncoderParameters,
     DecoderParameters,
     SamplingParameters,

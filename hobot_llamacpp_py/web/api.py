@@ -157,7 +157,7 @@ class _Given:
 
     def __init__(self, model: str) -> None:
         self._base = {'id': f'chatcmpl-{uuid.uuid4().hex}', 'created': int(time.time())}
-        self._model, self._stats = model, Stats()
+        self._model, self._done = model, Done('', 0, Stats())
 
     def whole(self, events: list[Event]) -> dict[str, Any]:
         """Return the whole answer.
@@ -170,7 +170,7 @@ class _Given:
             raise HttpError(last.status, last.message, code=last.kind)
         if not isinstance(last, Done):
             raise HttpError(499, 'the client has gone')
-        self._stats = last.stats
+        self._done = last
         message = {
             'role': 'assistant',
             'content': ''.join(event.text for event in events if isinstance(event, Piece)),
@@ -196,7 +196,7 @@ class _Given:
         if isinstance(event, Thought):
             return self.chunk({'reasoning_content': event.text})
         if isinstance(event, Done):
-            self._stats = event.stats
+            self._done = event
             return self.chunk({}, event.finish)
         if isinstance(event, Failed):
             return HttpError(event.status, event.message, code=event.kind).body()
@@ -207,12 +207,12 @@ class _Given:
         return {**self.chunk({}), 'choices': [], 'usage': self._usage()}
 
     def _usage(self) -> dict[str, Any]:
-        stats = self._stats
+        stats, n_tokens = self._done.stats, self._done.n_tokens
         prompt = stats.reused + stats.prefilled
         return {
             'prompt_tokens': prompt,
-            'completion_tokens': stats.decoded,
-            'total_tokens': prompt + stats.decoded,
+            'completion_tokens': n_tokens,
+            'total_tokens': prompt + n_tokens,
             'prompt_tokens_details': {'cached_tokens': stats.reused},
             'completion_tokens_details': {'reasoning_tokens': stats.thinking},
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hobot_llamacpp_py.config import ChatConfig
 from hobot_llamacpp_py.engine import CancelToken, Engine, Request, Stats, Turn
@@ -48,10 +48,11 @@ class Seen:
 
 @dataclass(frozen=True)
 class Done:
-    """The end of an answer: why, in OpenAI's words, and what it cost."""
+    """The end of an answer: why, in OpenAI's words, how many tokens it has, what it cost."""
 
     finish: str
-    stats: Stats = field(default_factory=Stats)
+    n_tokens: int
+    stats: Stats
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,8 @@ class Completion:
             last = turns[-1]
             given = (*turns[:-1], Turn(last.question, last.image, tuple(tokens)))
             self._conversations.remember(request.messages, said, given)
-        self._tell(Done(_FINISH.get(answer.finish, 'stop'), answer.stats))
+        n_tokens = len(answer.tokens) + answer.stats.thinking
+        self._tell(Done(_FINISH.get(answer.finish, 'stop'), n_tokens, answer.stats))
 
     def _turns(self, engine: Engine, look: Look) -> tuple[Turn, ...]:
         known, rest = self._conversations.find(self._request.messages)
