@@ -156,11 +156,18 @@ def test_more_is_better_of_a_speed(
 
 
 def test_noise_is_no_change(measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """A figure whose repetitions overlap with those of before is not marked, however far off."""
+    """A figure whose repetitions overlap with those of before is not marked, however far off.
+
+    One that is measured once is marked beyond the limit.
+    """
     old = changed(measured, tmp_path / 'old.json', times(1, 'cold ms', high=1.6))
     new = changed(measured, tmp_path / 'new.json', times(1.5, 'cold ms'))
-    assert call('--from', new, '--compare', old) == 0
+    more = changed(new, tmp_path / 'more.json', times(1.02, 'peak memory MB', low=1, high=1))
+    assert call('--from', more, '--compare', old) == 0
     assert marks(capsys.readouterr().out) == {}
+    most = changed(new, tmp_path / 'most.json', times(1.2, 'peak memory MB', low=1, high=1))
+    assert call('--from', most, '--compare', old) == 1
+    assert marks(capsys.readouterr().out) == {'peak memory MB': 'WORSE'}
 
 
 def test_other_machine_is_named(

@@ -7,6 +7,7 @@ with an encoder stand-in; `--llm` and `--encoder` measure real models, on a boar
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import resource
 import sys
@@ -114,12 +115,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add('--rounds', type=_count, default=5, help='measurements of each: %(default)s')
     add('--tokens', type=_count, default=96, help='of an answer: %(default)s')
     add('--sweep', action='store_true', help='find the number of threads to set, nothing else')
-    add('--seconds', type=float, default=SECONDS, help='of a --sweep measurement: %(default)s')
+    add('--seconds', type=_positive, default=SECONDS, help='of a --sweep measurement: %(default)s')
     add('--json', type=Path, metavar='FILE', help='write the results to this file, too')
     add('--from', type=Path, dest='source', metavar='FILE', help='read such, measure nothing')
     add('--compare', type=Path, metavar='FILE', help='hold the results against earlier ones')
     limit = 'how much worse a figure may get, as a share: %(default)s'
-    add('--tolerance', type=float, default=0.05, help=limit)
+    add('--tolerance', type=_positive, default=0.05, help=limit)
     add('--plot', type=Path, metavar='FILE', help='draw the results as PNG, with matplotlib')
     return parser.parse_args(arguments)
 
@@ -128,6 +129,16 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f'{text!r} is no number from 1 on')
     return int(text)
+
+
+def _positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f'{text!r} is no number above 0')
+    return number
 
 
 def _run(options: argparse.Namespace) -> bool:

@@ -87,9 +87,11 @@ def _verdict(old: Figure, new: Figure, more_is_better: bool | None, tolerance: f
         return 'differs'
     if new.low <= old.high and old.low <= new.high:
         return ''
-    if (new.value > old.value) == more_is_better:
-        return 'better'
     loss = old.value / new.value if more_is_better else new.value / old.value
+    if _noise(old) == _noise(new) == 0 and 1 / (1 + tolerance) <= loss <= 1 + tolerance:
+        return ''  # measured once only, which tells no noise
+    if loss < 1:
+        return 'better'
     return 'WORSE' if loss > 1 + tolerance else 'worse'
 
 
