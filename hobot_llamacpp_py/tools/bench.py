@@ -20,7 +20,7 @@ from hobot_llamacpp_py.tools.bars import Bar, print_verdicts
 from hobot_llamacpp_py.tools.bench_compare import check_comparable, print_comparison
 from hobot_llamacpp_py.tools.bench_engine import Bench, NotingDecoder, StandInEncoder
 from hobot_llamacpp_py.tools.bench_model import write_model
-from hobot_llamacpp_py.tools.bench_plot import check_can_draw, draw
+from hobot_llamacpp_py.tools.bench_plot import check_can_draw, plot
 from hobot_llamacpp_py.tools.bench_results import (
     ENGINE,
     THREADS,
@@ -158,7 +158,7 @@ def _run(options: argparse.Namespace) -> bool:
         results.write(options.json)
     is_fine = _show(results)
     if options.plot:
-        draw(results).savefig(options.plot, format='png')
+        plot(results, options.plot)
     if earlier:
         return print_comparison(earlier, options.compare, results, BARS, options.tolerance)
     return is_fine

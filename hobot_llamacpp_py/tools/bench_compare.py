@@ -96,7 +96,8 @@ def _verdict(old: Figure, new: Figure, more_is_better: bool | None, tolerance: f
 
 
 def _noise(found: Figure) -> float:
-    return max(found.high - found.value, found.value - found.low) / found.value
+    """Return how far repetitions lie from a figure, as a share of it."""
+    return max(found.high - found.value, found.value - found.low) / (found.value or 1)
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

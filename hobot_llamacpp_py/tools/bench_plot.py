@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from hobot_llamacpp_py.errors import VlmError
 from hobot_llamacpp_py.tools.bench_engine import FILL, PARTS, WAYS
 from hobot_llamacpp_py.tools.bench_results import ENGINE, PART, Results
 
-__all__ = ['check_can_draw', 'draw']
+__all__ = ['check_can_draw', 'draw', 'plot']
 
 WIDTH, HEIGHT, DPI = 9.0, 7.6, 100  # inches: 900 x 760 pixels
 # The palette of Okabe and Ito, which colour-blind people can tell apart; and what is read on it.
@@ -33,6 +34,18 @@ def check_can_draw(results: Results) -> None:
             '--plot draws with matplotlib: pip3 install matplotlib, or the version of'
             ' requirements/plot.txt'
         ) from None
+
+
+def plot(results: Results, path: Path) -> None:
+    """Draw the results into a PNG file.
+
+    Raises:
+        VlmError: the file cannot be written.
+    """
+    try:
+        draw(results).savefig(path, format='png')
+    except OSError as error:
+        raise VlmError(f'{path}: {error.strerror}') from None
 
 
 def draw(results: Results) -> Any:

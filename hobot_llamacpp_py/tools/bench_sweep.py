@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from pathlib import Path
 
 from hobot_llamacpp_py.tools.bench_results import Results, figure
@@ -27,17 +28,17 @@ def sweep(results: Results, llm: Path, seconds: float) -> None:
     Raises:
         VlmError: the model cannot be loaded.
     """
-    runner = Runner(llm, results.settings[MOST_TRIED])
-    for situation, n_busy in ((ALONE, 0), (BUSY, 1)):
-        for kind, measure in zip(KINDS, (runner.prefill, runner.decode), strict=True):
-            print(f'measuring: {kind}, {situation} ...', file=sys.stderr, flush=True)
-            measure(0, seconds)
-            with neighbours(n_busy):
-                measure(0, seconds)  # who comes is noticed within a second
-                speeds = runner.in_turn(measure, results.rounds, seconds)
-            for n, found in speeds.items():
-                name = _name(n, kind, situation)
-                results.figures[name] = figure([1e3 / speed for speed in found])
+    with closing(Runner(llm, results.settings[MOST_TRIED])) as runner:
+        for situation, n_busy in ((ALONE, 0), (BUSY, 1)):
+            for kind, measure in zip(KINDS, (runner.prefill, runner.decode), strict=True):
+                print(f'measuring: {kind}, {situation} ...', file=sys.stderr, flush=True)
+                measure(0, seconds)
+                with neighbours(n_busy):
+                    measure(0, seconds)  # who comes is noticed within a second
+                    speeds = runner.in_turn(measure, results.rounds, seconds)
+                for n, found in speeds.items():
+                    name = _name(n, kind, situation)
+                    results.figures[name] = figure([1e3 / speed for speed in found])
     results.figures['best llm_threads'] = figure([_best(results)])
 
 
@@ -57,7 +58,8 @@ def print_sweep(results: Results) -> None:
     best = _best(results)
     seconds = _seconds(results, best, ALONE), _seconds(results, best, BUSY)
     others = ', '.join(
-        f'{_seconds(results, n, BUSY):.2f} s with {n}' for n in sorted({1, most - 1, most} - {0})
+        f'{_seconds(results, n, BUSY):.2f} s with {n}'
+        for n in sorted({0, 1, most - 1, most} - {best})
     )
     print(
         f'\nSet llm_threads to {best or "0, the default"}: {N_PROMPT} tokens of prompt and'

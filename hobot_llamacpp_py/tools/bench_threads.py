@@ -128,6 +128,11 @@ class Runner:
 
         return _rate(step, seconds)
 
+    def close(self) -> None:
+        """Free both."""
+        self.adaptive.close()
+        self.fixed.close()
+
     def _tokens(self, n: int) -> list[int]:
         return [number % self.adaptive.vocabulary.n_tokens for number in range(1000, 1000 + n)]
 
