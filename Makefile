@@ -9,7 +9,8 @@ ARGS ?=
 
 help:
 	@echo 'make demo          ask a small built-in vision model about pictures, through ROS 2 topics'
-	@echo 'make bench         measure what the engine promises (minutes, on a quiet machine)'
+	@echo 'make bench         measure what the engine promises (minutes, on a quiet machine);'
+	@echo '                   ARGS="--sweep" only finds the best number of threads, ARGS="--help": more'
 	@echo 'make check         style, types and the tests that need no ROS, in a minute'
 	@echo 'make test          run the tests (ARGS="-k name" chooses)'
 	@echo 'make test-board    run the tests of the BPU encoders on an emulated X5 and S100 (installs qemu)'
@@ -26,9 +27,10 @@ demo:
 	@$(VENV) -m hobot_llamacpp_py.tools.demo $(ARGS)
 
 bench:
-	@scripts/bootstrap.sh bench models test web web_test interfaces
+	@scripts/bootstrap.sh bench test interfaces $(if $(findstring --plot,$(ARGS)),plot)
 	@scripts/interfaces.sh
-	@status=0; $(VENV) -m hobot_llamacpp_py.tools.bench $(ARGS) || status=$$?; \
+	@$(if $(ARGS),$(VENV) -m hobot_llamacpp_py.tools.bench $(ARGS); exit $$?;) \
+	status=0; $(VENV) -m hobot_llamacpp_py.tools.bench || status=$$?; \
 	  printf '\nThe node with a camera:\n'; \
 	  test/with_interfaces.sh .venv/bin/python -m hobot_llamacpp_py.tools.bench_node || status=$$?; \
 	  printf '\nThreads beside busy neighbours:\n'; \
@@ -37,7 +39,7 @@ bench:
 	  . scripts/without_ros.sh; PYTHONPATH=. .venv/bin/python test/timer_delay.py && exit $$status
 
 test:
-	@scripts/bootstrap.sh bench models test web web_test interfaces
+	@scripts/bootstrap.sh bench models plot test web web_test interfaces
 	@scripts/interfaces.sh
 	@$(VENV) -m pytest --durations=10 $(ARGS)
 

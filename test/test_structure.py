@@ -132,6 +132,7 @@ def test_bindings_are_imported_where_they_are_wrapped(binding: str) -> None:
 NOT_DECLARED = {
     *('llama_cpp', 'llguidance', 'onnxruntime', 'gguf', 'huggingface_hub', 'requests'),  # PyPI
     *('starlette', 'uvicorn', 'PIL'),  # PyPI
+    'matplotlib',  # bench --plot
     *('hobot_dnn', 'hobot_dnn_rdkx5', 'hbm_runtime', 'ai_msgs', 'hbm_img_msgs'),  # boards
 }
 DEBIAN = {'numpy': 'python3-numpy', 'cv2': 'python3-opencv'}
