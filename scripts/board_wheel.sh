@@ -29,9 +29,18 @@ fi
 # --- 1. What is wanted, and is it there?
 
 llama=$(grep '^llama-cpp-python==' requirements/board.txt)
+included=(scripts/llama_without_common.cmake scripts/board_wheel.cmake)
+defined=(
+  CMAKE_SYSTEM_NAME=Linux CMAKE_SYSTEM_PROCESSOR=aarch64
+  CMAKE_C_COMPILER=aarch64-linux-gnu-gcc CMAKE_CXX_COMPILER=aarch64-linux-gnu-g++
+  GGML_NATIVE=OFF GGML_CPU_ARM_ARCH=armv8.2-a+dotprod+fp16 MTMD_VIDEO=OFF
+  # A wheel holds no links: of a library with a version in its name it would have three copies.
+  CMAKE_PLATFORM_NO_VERSIONED_SONAME=ON
+)
+left_out='/include;/lib;/bin;/llama_cpp/server' # of the wheel; llama_cpp/lib stays
 key=$({
-  cat scripts/board_wheel.sh scripts/board_wheel.cmake scripts/llama_without_common.cmake requirements/build.txt
-  echo "$llama"
+  echo "$llama" "${defined[@]}" "$left_out" "$tag"
+  cat "${included[@]}" requirements/build.txt
   aarch64-linux-gnu-g++ --version
 } | sha256sum | cut -c 1-12)
 kept=$cache/$key
@@ -42,21 +51,17 @@ build() {
   mkdir -p "$work/wheel"
   "$python" -m venv "$work/venv" >"$log" 2>&1 ||
     fail "$python cannot make virtual environments: sudo apt-get install python3-venv"
-  echo "$llama is compiled for the boards, once: about 10 minutes on one core (log: $log)" >&2
-  # Only the libraries, and each once: a wheel holds no links, it would have three copies of each.
-  options=(
-    -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64
-    -DCMAKE_C_COMPILER=aarch64-linux-gnu-gcc -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++
-    -DGGML_NATIVE=OFF -DGGML_CPU_ARM_ARCH=armv8.2-a+dotprod+fp16
-    -DCMAKE_PLATFORM_NO_VERSIONED_SONAME=ON -DMTMD_VIDEO=OFF
-    "-DCMAKE_PROJECT_INCLUDE=$PWD/scripts/llama_without_common.cmake"
-    "-DCMAKE_PROJECT_llama_cpp_INCLUDE=$PWD/scripts/board_wheel.cmake"
-  )
-  PATH=$work/venv/bin:$PATH CMAKE_ARGS="${options[*]}" PIP_DISABLE_PIP_VERSION_CHECK=1 bash -ec '
-    python -m pip install -r requirements/build.txt
-    python -m pip wheel -v --no-deps --no-build-isolation --no-binary llama-cpp-python -w "$1" \
-      -C wheel.tags="$2" -C "wheel.exclude=/include;/lib;/bin;/llama_cpp/server" "$3"
-  ' bash "$work/wheel" "$tag" "$llama" >>"$log" 2>&1 || {
+  echo "$llama is compiled for the boards, once: about five minutes of one core (log: $log)" >&2
+  defined+=("CMAKE_PROJECT_INCLUDE=$PWD/${included[0]}" "CMAKE_PROJECT_llama_cpp_INCLUDE=$PWD/${included[1]}")
+  (
+    PATH=$work/venv/bin:$PATH
+    # In the environment, since pip has options for it from 23.1 on only.
+    export SKBUILD_WHEEL_TAGS=$tag SKBUILD_WHEEL_EXCLUDE=$left_out
+    SKBUILD_CMAKE_DEFINE=$(IFS=';' && echo "${defined[*]}")
+    export SKBUILD_CMAKE_DEFINE PIP_DISABLE_PIP_VERSION_CHECK=1
+    python -m pip install -r requirements/build.txt &&
+      python -m pip wheel -v --no-deps --no-build-isolation --no-binary llama-cpp-python -w "$work/wheel" "$llama"
+  ) >>"$log" 2>&1 || {
     tail -20 "$log" >&2
     fail "$llama cannot be compiled for the boards: the end of $log says why"
   }
@@ -72,7 +77,7 @@ check() { # check WHEEL FOLDER: does it need nothing that Ubuntu 22.04 lacks?
   wanted=$(aarch64-linux-gnu-readelf -VW "$2"/unpacked/llama_cpp/lib/*.so* | grep -o 'Name: [A-Z]*_[0-9.]*')
   for limit in "${newest[@]}"; do
     name=${limit%_*}
-    highest=$(grep -o "${name}_.*" <<<"$wanted" | sort -V | tail -1)
+    highest=$(grep -o "${name}_.*" <<<"$wanted" | sort -V | tail -1) || true
     if [[ $(printf '%s\n' "$highest" "$limit" | sort -V | tail -1) != "$limit" ]]; then
       fail "the libraries need $highest, and Ubuntu 22.04 has $limit: this machine's cross compiler is too new; build in a container of Debian 12 or Ubuntu 22.04"
     fi
