@@ -1,7 +1,7 @@
 # What a developer or a visitor needs; the robot's build is colcon's.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo bench check test test-board test-aarch64 format lint clean
+.PHONY: help demo bench check test test-board test-aarch64 board-wheel format lint clean
 
 # A sourced ROS must not mix with the one in .venv.
 VENV := . scripts/without_ros.sh && .venv/bin/python
@@ -13,8 +13,9 @@ help:
 	@echo '                   ARGS="--sweep" only finds the best number of threads, ARGS="--help": more'
 	@echo 'make check         style, types and the tests that need no ROS, in a minute'
 	@echo 'make test          run the tests (ARGS="-k name" chooses)'
+	@echo 'make board-wheel   compile llama.cpp for the boards: a wheel in dist/, which pip installs there'
 	@echo 'make test-board    run the tests of the BPU encoders on an emulated X5 and S100 (installs qemu)'
-	@echo 'make test-aarch64  run all but ROS there, with llama.cpp compiled for the board'
+	@echo 'make test-aarch64  install that wheel there and run all but ROS'
 	@echo 'make format        lay the code out'
 	@echo 'make lint          check style and types'
 	@echo 'make clean         remove .venv and build outputs (compiled things stay in ~/.cache)'
@@ -54,9 +55,13 @@ test-board:
 	  PYTHON=.venv/bin/python test/board/run.sh $$board || exit; done
 	@$(VENV) -m pytest --durations=10 test/board test/ros/test_encoder_process.py $(ARGS)
 
+board-wheel:
+	@scripts/board_wheel.sh
+
 test-aarch64:
-	@scripts/bootstrap.sh test
+	@scripts/bootstrap.sh bench test
 	@. scripts/without_ros.sh && PYTHON=.venv/bin/python test/board/whole_package.sh
+	@$(VENV) -m pytest --durations=10 test/board/test_wheel.py $(ARGS)
 
 format:
 	@scripts/bootstrap.sh test
@@ -71,5 +76,5 @@ lint:
 	@if command -v shellcheck >/dev/null; then shellcheck -x scripts/*.sh test/*.sh test/board/*.sh .ci/run; fi
 
 clean:
-	rm -rf .venv build install log .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf .venv build dist install log .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
