@@ -45,6 +45,7 @@ setup(
             'hobot_llamacpp_py = hobot_llamacpp_py.__main__:main',
             'camera = hobot_llamacpp_py.tools.camera:main',
             'demo = hobot_llamacpp_py.tools.demo:main',
+            'doctor = hobot_llamacpp_py.tools.doctor:main',
             'bench = hobot_llamacpp_py.tools.bench:main',
             'bench_node = hobot_llamacpp_py.tools.bench_node:main',
             'bench_threads = hobot_llamacpp_py.tools.bench_threads:main',

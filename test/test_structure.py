@@ -13,11 +13,12 @@ PACKAGE = ROOT / 'hobot_llamacpp_py'
 # The rooms, each with what it may import of the package besides itself.
 CORE = {'config', 'errors', 'families', 'files', 'gguf_header', 'llama_log'}
 ROOMS = {
-    'vision': CORE,
-    'engine': CORE | {'vision'},
-    'ros': CORE | {'vision', 'engine'},
+    'health': CORE,
+    'vision': CORE | {'health'},
+    'engine': CORE | {'health', 'vision'},
+    'ros': CORE | {'health', 'vision', 'engine'},
     'launching': CORE | {'ros'},
-    'tools': CORE | {'vision', 'engine', 'ros'},
+    'tools': CORE | {'health', 'vision', 'engine', 'ros'},
     '__main__': {'ros'},
 }
 ROS = {'rclpy', 'std_msgs', 'sensor_msgs', 'std_srvs', 'diagnostic_msgs', 'launch', 'launch_ros'}
