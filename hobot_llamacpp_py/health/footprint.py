@@ -140,7 +140,7 @@ def footprint_of(shape: Shape, config: DecoderConfig, weights: int, encoder: int
     if not flash:
         attention += n_ctx * n * shape.n_heads * _FLOAT  # each query's weight for each position
     elif config.kv_cache_type == 'f32':
-        attention += mask
+        attention += 2 * queries
     layer = max(feed_forward, attention)
     logits = shape.n_vocab * n * _FLOAT + 2 * x
     kv_cache = math.ceil(n_ctx * per_position)
