@@ -43,7 +43,7 @@ test:
 
 check: lint
 	@scripts/bootstrap.sh bench test
-	@$(VENV) -m pytest -q -x -m 'not slow' test/engine test/vision test/test_families.py \
+	@$(VENV) -m pytest -q -x -m 'not slow' test/engine test/health test/vision test/test_families.py \
 	  test/test_parameters.py test/test_structure.py $(ARGS)
 
 test-board:

@@ -1,10 +1,10 @@
 """Folders that look like machines: an RDK X5, an RDK S100, a PC.
 
-No board was at hand. From D-Robotics' public documents and scripts: the names of all files, what the
-device tree's model and the SoC are called, the heaps' names, sizes and format, the nodes of the
-reserved memory, the thermal zones with their trip points, the clocks. Assumed: numbers that differ
-from board to board (memory in use, temperatures now), the list of processor features (that of the
-cores, as Arm documents them) and what is in files that this project only prints.
+No board was at hand. From D-Robotics' public documents and scripts: the names of all files, what
+the device tree's model and the SoC are called, names, sizes and format of the heaps, the nodes of
+the reserved memory, the thermal zones with their trip points, the clocks. Assumed: numbers that
+differ from board to board (memory in use, temperatures now), the list of processor features (that
+of the cores, as Arm documents them) and what is in files that this project only prints.
 """
 
 from __future__ import annotations

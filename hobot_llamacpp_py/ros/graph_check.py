@@ -44,7 +44,9 @@ def check(case: Case) -> Iterator[Result]:
         topics = [topic for topic in (case.image_topic, case.prompt_topic) if topic]
 
         def everybody() -> bool:
-            return all(node.get_publishers_info_by_topic(topic) for topic in topics)
+            found = [node.get_publishers_info_by_topic(topic) for topic in topics]
+            # A publisher is discovered before the name of its node is.
+            return all(found) and all(_has_name(info) for infos in found for info in infos)
 
         _spin(executor, DISCOVERY, everybody)
         if case.image_topic:
@@ -134,7 +136,13 @@ def _prompts(node: Node, topic: str) -> Result:
     return Result('ok', f'{topic}: {_TEXT}, {_qos(publishers[0])}')
 
 
+def _has_name(info: Any) -> bool:
+    return 'UNKNOWN' not in info.node_name
+
+
 def _node_of(info: Any) -> str:
+    if not _has_name(info):
+        return 'a node without a name'
     return f'{info.node_namespace.rstrip("/")}/{info.node_name}'
 
 
