@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from hobot_llamacpp_py.config import DecoderConfig
 from hobot_llamacpp_py.gguf_header import GgufHeader, Value
@@ -25,8 +26,7 @@ _PADDING = 256  # positions; llama.cpp rounds n_ctx up to a multiple
 _CPU_ENCODERS = ('.onnx', '.gguf')
 
 
-@dataclass(frozen=True)
-class Shape:
+class Shape(NamedTuple):
     """What of a text decoder its memory hangs on.
 
     Attributes:
@@ -96,8 +96,7 @@ class Shape:
         return cls.from_metadata(metadata.get, n_vocab)
 
 
-@dataclass(frozen=True)
-class Footprint:
+class Footprint(NamedTuple):
     """The memory of a model and its encoder, in bytes.
 
     Attributes:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from hobot_llamacpp_py.config import DecoderConfig
 from hobot_llamacpp_py.errors import ModelFileError
@@ -22,8 +23,7 @@ from hobot_llamacpp_py.health.machine import THIS, Machine
 __all__ = ['Free', 'MemoryGuard', 'free_memory', 'mend_of', 'needs']
 
 
-@dataclass(frozen=True)
-class Free:
+class Free(NamedTuple):
     """Memory in bytes that this process may take.
 
     Attributes:
