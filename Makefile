@@ -46,8 +46,8 @@ test:
 
 check: lint
 	@scripts/bootstrap.sh bench test
-	@$(VENV) -m pytest -q -x -m 'not slow' test/engine test/vision test/test_documents.py \
-	  test/test_families.py test/test_parameters.py test/test_structure.py $(ARGS)
+	@$(VENV) -m pytest -q -x -m 'not slow' test/engine test/health test/vision \
+	  test/test_documents.py test/test_families.py test/test_parameters.py test/test_structure.py $(ARGS)
 
 test-board:
 	@scripts/bootstrap.sh test

@@ -47,6 +47,7 @@ setup(
             'serve = hobot_llamacpp_py.tools.serve:main',
             'models = hobot_llamacpp_py.tools.models:main',
             'demo = hobot_llamacpp_py.tools.demo:main',
+            'doctor = hobot_llamacpp_py.tools.doctor:main',
             'bench = hobot_llamacpp_py.tools.bench:main',
             'bench_node = hobot_llamacpp_py.tools.bench_node:main',
             'bench_threads = hobot_llamacpp_py.tools.bench_threads:main',

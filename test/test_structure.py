@@ -16,12 +16,13 @@ CORE = {
     'llama_log',
 }
 ROOMS = {
-    'vision': CORE,
-    'engine': CORE | {'vision'},
-    'web': CORE | {'vision', 'engine'},
-    'ros': CORE | {'vision', 'engine', 'web'},
+    'health': CORE,
+    'vision': CORE | {'health'},
+    'engine': CORE | {'health', 'vision'},
+    'web': CORE | {'health', 'vision', 'engine'},
+    'ros': CORE | {'health', 'vision', 'engine', 'web'},
     'launching': CORE | {'ros'},
-    'tools': CORE | {'vision', 'engine', 'web', 'ros'},
+    'tools': CORE | {'health', 'vision', 'engine', 'web', 'ros'},
     '__main__': {'ros'},
 }
 ROS = {'rclpy', 'std_msgs', 'sensor_msgs', 'std_srvs', 'diagnostic_msgs', 'launch', 'launch_ros'}

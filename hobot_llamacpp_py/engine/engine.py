@@ -46,6 +46,7 @@ from hobot_llamacpp_py.errors import (
     PromptError,
 )
 from hobot_llamacpp_py.families import INTERNVL, ModelFamily
+from hobot_llamacpp_py.health.footprint import encoder_bytes
 from hobot_llamacpp_py.vision.embedding_cache import Embeddings
 from hobot_llamacpp_py.vision.encoder import VisionEncoder
 from hobot_llamacpp_py.vision.open import open_encoder
@@ -116,7 +117,7 @@ class Engine:
             llm: the decoder's GGUF file.
             encoder: the vision encoder's file, or None for text chat.
         """
-        decoder, opened = Decoder(llm, config), None
+        decoder, opened = Decoder(llm, config, encoder_bytes(encoder)), None
         try:
             if encoder is not None:
                 # The wrong vocabulary is found before an encoder is loaded, which may take long.

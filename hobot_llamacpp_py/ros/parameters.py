@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hobot_llamacpp_py import catalogue
+from hobot_llamacpp_py.board import this_board
+from hobot_llamacpp_py.catalogue import Edition
 from hobot_llamacpp_py.config import (
     ChatConfig,
     Constraint,
@@ -31,7 +34,10 @@ from hobot_llamacpp_py.ros.node_parameters import (
 )
 from hobot_llamacpp_py.ros.parameter_spec import ParameterSpec, Scalar, specs_of
 
-__all__ = ['Parameters', 'coerce', 'explained', 'specs']
+__all__ = ['OF_THE_MODEL', 'Parameters', 'coerce', 'explained', 'specs']
+
+OF_THE_MODEL = ('model_type', 'model_file_name')
+"""What a name of the catalogue as decoder sets as well."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,22 @@ class Parameters(
         """Return a copy with some values changed, coerced and checked like the others."""
         given: dict[str, Any] = {name: coerce(name, value) for name, value in values.items()}
         return dataclasses.replace(self, **given)
+
+    def with_catalogue(self, given: Container[str]) -> tuple[Parameters, Edition | None]:
+        """Let a model of the catalogue as decoder set its type and encoder, unless given.
+
+        Returns:
+            The parameters, and the model's files; None where a file is named.
+
+        Raises:
+            ModelFileError: the model is not published for this board.
+        """
+        if not catalogue.is_name(self.llm_model_name):
+            return self, None
+        model = catalogue.find(self.llm_model_name)
+        edition = model.ready() or model.edition(this_board())
+        known = dict(zip(OF_THE_MODEL, (model.model_type, edition.encoder), strict=True))
+        return self.replaced({n: v for n, v in known.items() if n not in given}), edition
 
     @property
     def family(self) -> ModelFamily:

@@ -10,13 +10,12 @@ from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from hobot_llamacpp_py import catalogue
-from hobot_llamacpp_py.board import this_board
+from hobot_llamacpp_py.catalogue import Edition
 from hobot_llamacpp_py.engine import ChatConfig, Constraint, Engine, grammar, json_schema
 from hobot_llamacpp_py.engine.constraints import check
 from hobot_llamacpp_py.errors import ModelFileError, ParameterError
 from hobot_llamacpp_py.files import find_file, read_text
-from hobot_llamacpp_py.ros.parameters import Parameters, specs
+from hobot_llamacpp_py.ros.parameters import OF_THE_MODEL, Parameters, specs
 
 __all__ = ['BUILT_IN', 'COMMAND', 'Settings']
 
@@ -48,7 +47,7 @@ class Settings:
         self.given = frozenset(getattr(node, '_parameter_overrides', ()))
         """Names of the parameters that somebody gave."""
         self._start: Callable[[Constraint], object] | None = None
-        self._edition: catalogue.Edition | None = None  # where llm_model_name names a model
+        self._edition: Edition | None = None  # where llm_model_name names a model
         self.current = self._declare()
         self._check_combinations()
         self._check_topics()
@@ -106,18 +105,11 @@ class Settings:
             declared = self._node.declare_parameter(spec.name, spec.default, descriptor)
             values[spec.name] = declared.value
         self._warn_of_unknown()
-        return self._with_catalogue(Parameters.from_values(values))
-
-    def _with_catalogue(self, parameters: Parameters) -> Parameters:
-        """Let a model of the catalogue set what it knows and nobody gave: type and encoder."""
-        if not catalogue.is_name(parameters.llm_model_name):
-            return parameters
-        model = catalogue.find(parameters.llm_model_name)
-        self._edition = edition = model.ready() or model.edition(this_board())
-        known = {'model_type': model.model_type, 'model_file_name': edition.encoder}
-        values = {name: value for name, value in known.items() if name not in self.given}
-        self._node.set_parameters([Parameter(name, value=values[name]) for name in values])
-        return parameters.replaced(values)
+        parameters, self._edition = Parameters.from_values(values).with_catalogue(self.given)
+        if self._edition:  # for those who ask the node
+            changed = [Parameter(n, value=getattr(parameters, n)) for n in OF_THE_MODEL]
+            self._node.set_parameters(changed)
+        return parameters
 
     def _warn_of_unknown(self) -> None:
         """Name parameters that were given but do not exist: ROS ignores them without a word."""

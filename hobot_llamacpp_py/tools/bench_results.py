@@ -18,7 +18,7 @@ import numpy as np
 
 from hobot_llamacpp_py.engine.threads import usable_cores
 from hobot_llamacpp_py.errors import ModelFileError, VlmError
-from hobot_llamacpp_py.files import share_directory
+from hobot_llamacpp_py.folders import share_directory
 
 __all__ = [
     'ENGINE',
