@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hobot_llamacpp_py import catalogue
@@ -18,8 +19,9 @@ from hobot_llamacpp_py.config import (
     SamplingConfig,
     VisionConfig,
 )
-from hobot_llamacpp_py.errors import VlmError, one_line
+from hobot_llamacpp_py.errors import ModelFileError, VlmError, one_line
 from hobot_llamacpp_py.families import FAMILIES, ModelFamily
+from hobot_llamacpp_py.files import find_file
 from hobot_llamacpp_py.ros.model_parameters import (
     AnswerParameters,
     DecoderParameters,
@@ -83,6 +85,30 @@ class Parameters(
         edition = model.ready() or model.edition(this_board())
         known = dict(zip(OF_THE_MODEL, (model.model_type, edition.encoder), strict=True))
         return self.replaced({n: v for n, v in known.items() if n not in given}), edition
+
+    def find_models(
+        self, edition: Edition | None, given: Container[str]
+    ) -> tuple[dict[str, Path], list[str]]:
+        """Look for the models' files; return them by parameter, and an error for each miss.
+
+        Args:
+            edition: as `with_catalogue` returns it.
+        """
+        wanted = {'llm_model_name': edition.decoder if edition else self.llm_model_name}
+        if self.feed_type != 2:
+            wanted['model_file_name'] = self.model_file_name
+        files, missing = {}, []
+        for name, value in wanted.items():
+            try:
+                files[name] = find_file(name, value)
+            except ModelFileError as error:
+                missing.append(str(error))
+        if missing and edition and 'model_file_name' not in given:
+            missing = [
+                f'llm_model_name: {edition.model} is not on this machine, or not all of it; get it'
+                f' with: {edition.command}'
+            ]
+        return files, missing
 
     @property
     def family(self) -> ModelFamily:

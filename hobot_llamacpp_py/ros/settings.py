@@ -147,21 +147,9 @@ class Settings:
     def _find_files(self) -> dict[str, str]:
         """Find all files before any is loaded, so that a miss is told at once."""
         parameters = self.current
-        edition = self._edition
-        wanted = {'llm_model_name': edition.decoder if edition else parameters.llm_model_name}
-        if parameters.feed_type != 2:
-            wanted['model_file_name'] = parameters.model_file_name
-        files, missing = {}, []
-        for name, value in wanted.items():
-            try:
-                files[name] = find_file(name, value)
-            except ModelFileError as error:
-                missing.append(str(error))
-        if missing and edition and 'model_file_name' not in self.given:
-            raise ModelFileError(
-                f'llm_model_name: {edition.model} is not on this machine, or not all of it; get it'
-                f' with: {edition.command}'
-            )
+        files, missing = parameters.find_models(self._edition, self.given)
+        if missing and self._edition:
+            raise ModelFileError('; '.join(missing))
         if missing:
             command = _BUILT_IN_CHAT if parameters.feed_type == 2 else BUILT_IN
             raise ModelFileError(f'{"; ".join(missing)}. To try the built-in model: {command}')

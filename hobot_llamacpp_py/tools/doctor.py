@@ -12,8 +12,7 @@ from typing import Any
 
 import yaml
 
-from hobot_llamacpp_py.errors import ModelFileError, ParameterError, VlmError
-from hobot_llamacpp_py.files import find_file
+from hobot_llamacpp_py.errors import ParameterError, VlmError
 from hobot_llamacpp_py.health.check import Case, Check, Result, find_checks
 from hobot_llamacpp_py.health.machine import Machine
 from hobot_llamacpp_py.ros.parameters import Parameters, specs
@@ -122,15 +121,7 @@ def _case(options: argparse.Namespace) -> Case:
             values[name] = given if specs()[name].type is str else yaml.safe_load(given)
     known = {name: value for name, value in values.items() if name in specs()}
     parameters, edition = Parameters.from_values(known).with_catalogue(known)
-    wanted = {'llm_model_name': edition.decoder if edition else parameters.llm_model_name}
-    if parameters.feed_type != 2:
-        wanted['model_file_name'] = parameters.model_file_name
-    files, missing = {}, []
-    for name, value in wanted.items():
-        try:
-            files[name] = find_file(name, value)
-        except ModelFileError as error:
-            missing.append(str(error))
+    files, missing = parameters.find_models(edition, known)
     topic = SHARED_TOPIC if parameters.is_shared_mem_sub else parameters.ros_img_sub_topic_name
     return Case(
         machine=Machine((options.root or Path('/')).absolute()),
