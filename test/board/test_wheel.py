@@ -95,7 +95,6 @@ def test_board_compiles_nothing(wheel: Path, tmp_path: Path) -> None:
     if 'No matching distribution' in result.stderr and LLAMA not in result.stderr:
         pytest.skip(f'PyPI cannot be had: {result.stderr.strip()[-200:]}')
     assert result.returncode == 0, result.stderr
-    assert 'llama_cpp_python-0' in result.stdout.replace('-python-', '_python-')
     assert wheel.name in result.stdout
 
 
