@@ -44,6 +44,7 @@ setup(
         'console_scripts': [
             'hobot_llamacpp_py = hobot_llamacpp_py.__main__:main',
             'camera = hobot_llamacpp_py.tools.camera:main',
+            'chat = hobot_llamacpp_py.tools.chat:main',
             'models = hobot_llamacpp_py.tools.models:main',
             'demo = hobot_llamacpp_py.tools.demo:main',
             'bench = hobot_llamacpp_py.tools.bench:main',

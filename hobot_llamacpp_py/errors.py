@@ -7,6 +7,7 @@ VlmError
     ConstraintError     a JSON Schema or a grammar
     ParameterError      a ROS parameter; never raised by the core
     InferenceError      encoder or decoder, while they run
+    NodeError           a running node that a tool talks to; never raised by the core
     CancelledError      not an error of anybody's
 """
 
@@ -22,6 +23,7 @@ __all__ = [
     'ConstraintError',
     'ParameterError',
     'InferenceError',
+    'NodeError',
     'CancelledError',
     'one_line',
 ]
@@ -66,6 +68,10 @@ class ParameterError(VlmError):
 
 class InferenceError(VlmError):
     """The encoder or the decoder failed while it ran."""
+
+
+class NodeError(VlmError):
+    """A running node is not there, or does not do what it was asked."""
 
 
 class CancelledError(VlmError):

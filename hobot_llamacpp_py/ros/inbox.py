@@ -31,10 +31,15 @@ class Inbox:
         self._prompts: deque[str] = deque()
 
     @property
+    def prompts_waiting(self) -> int:
+        """How many prompts wait, the one that is being answered not among them."""
+        with self.changed:
+            return len(self._prompts)
+
+    @property
     def is_full(self) -> bool:
         """Whether a prompt would be refused."""
-        with self.changed:
-            return len(self._prompts) >= self._size
+        return self.prompts_waiting >= self._size
 
     def put_prompt(self, prompt: str) -> bool:
         """Queue a prompt; False, and counted, if the queue is full."""

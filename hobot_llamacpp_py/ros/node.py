@@ -198,6 +198,7 @@ class LlamacppNode(Node):
                 'KV cells used': engine.cache.n_past if engine else 0,
                 'KV cells': engine.decoder.n_ctx if engine else 0,
                 'threads of decode, prefill': _shown_threads(engine),
+                'prompts waiting': self._inbox.prompts_waiting,
                 'prompts dropped': self._inbox.prompts_refused,
                 'incompatible prompt publishers': self._missed_publishers,
                 'last error': reporter.last_error,
