@@ -45,6 +45,7 @@ setup(
             'hobot_llamacpp_py = hobot_llamacpp_py.__main__:main',
             'camera = hobot_llamacpp_py.tools.camera:main',
             'serve = hobot_llamacpp_py.tools.serve:main',
+            'chat = hobot_llamacpp_py.tools.chat:main',
             'models = hobot_llamacpp_py.tools.models:main',
             'demo = hobot_llamacpp_py.tools.demo:main',
             'doctor = hobot_llamacpp_py.tools.doctor:main',

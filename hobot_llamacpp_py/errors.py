@@ -8,6 +8,7 @@ VlmError
     ParameterError      a ROS parameter; never raised by the core
     InferenceError      encoder or decoder, while they run
     ServerError         the HTTP server, or what it needs
+    NodeError           a running node that a tool talks to; never raised by the core
     CancelledError      not an error of anybody's
 """
 
@@ -24,6 +25,7 @@ __all__ = [
     'ParameterError',
     'InferenceError',
     'ServerError',
+    'NodeError',
     'CancelledError',
     'one_line',
 ]
@@ -72,6 +74,10 @@ class InferenceError(VlmError):
 
 class ServerError(VlmError):
     """The HTTP server cannot be started as it was asked for."""
+
+
+class NodeError(VlmError):
+    """A running node is not there, or does not do what it was asked."""
 
 
 class CancelledError(VlmError):

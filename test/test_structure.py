@@ -134,6 +134,7 @@ NOT_DECLARED = {
     *('llama_cpp', 'llguidance', 'onnxruntime', 'gguf', 'huggingface_hub', 'requests'),  # PyPI
     *('starlette', 'uvicorn', 'PIL'),  # PyPI
     'matplotlib',  # bench --plot
+    'prompt_toolkit',  # PyPI, for the terminal
     *('hobot_dnn', 'hobot_dnn_rdkx5', 'hbm_runtime', 'ai_msgs', 'hbm_img_msgs'),  # boards
 }
 DEBIAN = {'numpy': 'python3-numpy', 'cv2': 'python3-opencv'}

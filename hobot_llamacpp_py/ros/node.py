@@ -214,6 +214,7 @@ class LlamacppNode(Node):
                 'KV cells used': engine.cache.n_past if engine else 0,
                 'KV cells': engine.decoder.n_ctx if engine else 0,
                 'threads of decode, prefill': _shown_threads(engine),
+                'prompts waiting': len(self._inbox),
                 'prompts dropped': self._inbox.refused,
                 'incompatible prompt publishers': self._missed_publishers,
                 'last error': reporter.last_error,

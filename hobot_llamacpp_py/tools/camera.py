@@ -27,7 +27,7 @@ from std_msgs.msg import Header
 from hobot_llamacpp_py.errors import ImageError
 from hobot_llamacpp_py.vision.image_file import read_image
 
-__all__ = ['main']
+__all__ = ['compressed_message', 'main', 'raw_message']
 
 Bgr = npt.NDArray[np.uint8]
 DISCOVERY_TIMEOUT = 5.0  # seconds; Fast DDS may take 3
@@ -82,7 +82,7 @@ def _publish(options: argparse.Namespace, arguments: list[str] | None) -> None:
         QoSProfile(depth=3, reliability=reliability),
     )
     rate = options.rate or rate
-    write = _compressed if options.compressed else _raw
+    write = compressed_message if options.compressed else raw_message
     node.get_logger().info(
         f'{options.source} at {rate:g} frames a second on {publisher.topic_name}'
     )
@@ -147,14 +147,16 @@ def _again(read: Callable[[], Iterator[Bgr]], loops: bool) -> Iterator[Bgr]:
         yield from read()
 
 
-def _raw(header: Header, bgr: Bgr) -> Any:
+def raw_message(header: Header, bgr: Bgr) -> Any:
+    """Return a BGR picture as an Image."""
     height, width = bgr.shape[:2]
     message = Image(header=header, width=width, height=height, encoding='bgr8', step=width * 3)
     message.data = array.array('B', bgr.tobytes())  # of another type each byte would be checked
     return message
 
 
-def _compressed(header: Header, bgr: Bgr) -> Any:
+def compressed_message(header: Header, bgr: Bgr) -> Any:
+    """Return a BGR picture as a CompressedImage, in JPEG."""
     data = cv2.imencode('.jpg', bgr)[1].tobytes()
     return CompressedImage(header=header, format='jpeg', data=data)
 
