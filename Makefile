@@ -37,7 +37,7 @@ bench:
 	  . scripts/without_ros.sh; PYTHONPATH=. .venv/bin/python test/timer_delay.py && exit $$status
 
 test:
-	@scripts/bootstrap.sh bench models test interfaces
+	@scripts/bootstrap.sh bench models overlay test interfaces
 	@scripts/interfaces.sh
 	@$(VENV) -m pytest --durations=10 $(ARGS)
 

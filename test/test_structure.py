@@ -17,8 +17,9 @@ CORE = {
 }
 ROOMS = {
     'vision': CORE,
+    'drawing': CORE,
     'engine': CORE | {'vision'},
-    'ros': CORE | {'vision', 'engine'},
+    'ros': CORE | {'drawing', 'vision', 'engine'},
     'launching': CORE | {'ros'},
     'tools': CORE | {'vision', 'engine', 'ros'},
     '__main__': {'ros'},
@@ -42,6 +43,7 @@ BINDINGS = {
     'hobot_dnn': {'vision/bpu_x5.py'},
     'hobot_dnn_rdkx5': {'vision/bpu_x5.py'},
     'hbm_runtime': {'vision/bpu_s100.py'},
+    'PIL': {'drawing/caption.py'},
 }
 MODULES = sorted(path for path in PACKAGE.rglob('*.py') if path.name != '__init__.py')
 
@@ -132,7 +134,7 @@ NOT_DECLARED = {
     *('llama_cpp', 'llguidance', 'onnxruntime', 'gguf', 'huggingface_hub', 'requests'),  # PyPI
     *('hobot_dnn', 'hobot_dnn_rdkx5', 'hbm_runtime', 'ai_msgs', 'hbm_img_msgs'),  # boards
 }
-DEBIAN = {'numpy': 'python3-numpy', 'cv2': 'python3-opencv'}
+DEBIAN = {'numpy': 'python3-numpy', 'cv2': 'python3-opencv', 'PIL': 'python3-pil'}
 DEBIAN |= {'yaml': 'python3-yaml', 'jinja2': 'python3-jinja2'}
 
 

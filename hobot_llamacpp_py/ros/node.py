@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.node import Node
@@ -34,6 +34,9 @@ from hobot_llamacpp_py.ros.reporter import Reporter
 from hobot_llamacpp_py.ros.results import RELIABLE, Results
 from hobot_llamacpp_py.ros.settings import Settings
 from hobot_llamacpp_py.ros.worker import Worker
+
+if TYPE_CHECKING:
+    from hobot_llamacpp_py.ros.overlay import Overlay
 
 __all__ = ['STOP_TIMEOUT', 'LlamacppNode']
 
@@ -70,11 +73,20 @@ class LlamacppNode(Node):
             ).stem,
         )
         self._reporter = Reporter(self, results, lambda: settings.current, on_finished)
+        self._overlay: Overlay | None = None
+        if parameters.publish_overlay:
+            from hobot_llamacpp_py.ros.overlay import Overlay
+
+            self._overlay = Overlay(self, self._reporter)
         self._diagnostics = Diagnostics(self)
         self._inbox = Inbox(parameters.prompt_queue_size)
         self._source = self._picture_source()
         self._worker = Worker(
-            self._load_models, settings, self._inbox, self._source, self._reporter
+            self._load_models,
+            settings,
+            self._inbox,
+            self._source,
+            self._overlay or self._reporter,
         )
 
         self.create_subscription(
@@ -93,8 +105,9 @@ class LlamacppNode(Node):
         self._worker.start()
 
     def close(self) -> bool:
-        """Stop the inference thread; False if native code holds it. The node can be destroyed."""
-        return self._worker.close(STOP_TIMEOUT)
+        """Stop the threads; False if native code holds one. The node can be destroyed."""
+        ended = self._worker.close(STOP_TIMEOUT)
+        return (self._overlay is None or self._overlay.close(STOP_TIMEOUT)) and ended
 
     def _picture_source(self) -> PictureSource:
         parameters, files = self._settings.current, self._settings.files

@@ -252,6 +252,11 @@ class Table:
     grammar: str = param(
         '', 'its grammar instead (GBNF or Lark), inline or a file; empty: none', runtime=True
     )
+    publish_overlay: bool = param(
+        False,
+        'publish the picture that was asked about on ~/overlay/compressed and ~/overlay, with'
+        ' question and answer beneath it',
+    )
     # Ours: the encoder.
     encoder_backend: str = setting(
         EncoderConfig,

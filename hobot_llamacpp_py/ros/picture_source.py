@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hobot_llamacpp_py.engine import CancelToken, Engine
+from hobot_llamacpp_py.errors import ImageError
 from hobot_llamacpp_py.ros.frame import Frame
 from hobot_llamacpp_py.ros.frames import Demand, Frames
 from hobot_llamacpp_py.ros.inbox import Inbox
@@ -93,9 +95,10 @@ class LocalPicture:
     def __init__(self, path: str, nv12_size: tuple[int, int] | None = None) -> None:
         self._path, self._nv12_size = path, nv12_size
         self._sight: Sight | None = None
+        self._modified: int | None = None  # when it was, as of the first reading
 
     def open(self, engine: Engine) -> Sight | None:
-        self._sight = see(None, lambda: engine.picture(self._read()))
+        self._sight = see(None, self._read, engine.picture)
         return self._sight
 
     def has_news(self) -> bool:
@@ -111,9 +114,13 @@ class LocalPicture:
         return {}
 
     def _read(self) -> npt.NDArray[np.uint8]:
-        if self._nv12_size is None:
-            return read_image(self._path)
-        return read_nv12(self._path, *self._nv12_size)
+        size = self._nv12_size
+        bgr = read_image(self._path) if size is None else read_nv12(self._path, *size)
+        modified = os.stat(self._path).st_mtime_ns
+        if modified != (self._modified or modified):
+            raise ImageError(f'{self._path} has changed since it was read')
+        self._modified = modified
+        return bgr
 
 
 class CameraFrames:
@@ -176,7 +183,7 @@ class CameraFrames:
         frame = self._frames.wait_for_newest(
             parameters.image_timeout, parameters.max_image_age, cancel
         )
-        return see(frame, lambda: engine.picture(frame.bgr()))
+        return see(frame, frame.bgr, engine.picture)
 
     def _demand(self) -> Demand:
         parameters = self._parameters()
