@@ -47,7 +47,7 @@ def caption(bgr: Bgr, question: str, answer: str, fonts: Fonts, *, is_error: boo
     """
     height, width = bgr.shape[:2]
     size = max(SMALLEST, round(TEXT_SIZE * math.sqrt(width * height)))
-    margin, room = size // 2, LINES * round(LINE_HEIGHT * size)
+    margin, room = size // 2, LINES * int(LINE_HEIGHT * size)
     font, asked, said = _fitted(
         _printable(question), _printable(answer), fonts, size, (width - 2 * margin, room)
     )
@@ -78,7 +78,7 @@ def _fitted(
         if len(asked) > LINES_OF_QUESTION:
             asked = asked[:LINES_OF_QUESTION]
             asked[-1] = asked[-1][:-1] + '…'
-        left = max(1, room[1] // _height(font) - len(asked))
+        left = room[1] // _height(font) - len(asked)
         if len(said) <= left:
             return font, asked, said
     said = said[-left:]
@@ -118,7 +118,7 @@ def _drawn(font: FreeTypeFont, line: str, colour: tuple[int, int, int]) -> Bgr:
 @functools.lru_cache(maxsize=10000)
 def _length(font: FreeTypeFont, unit: str) -> float:
     """Return a text's width in pixels; most of a growing text was measured before."""
-    return font.getlength(unit)
+    return float(font.getlength(unit))
 
 
 def _wrapped(text: str, font: FreeTypeFont, width: int) -> list[str]:
@@ -142,7 +142,7 @@ def _wrapped(text: str, font: FreeTypeFont, width: int) -> list[str]:
 
 def _height(font: FreeTypeFont) -> int:
     """Return the height of a line, in pixels."""
-    return round(LINE_HEIGHT * font.size)
+    return int(LINE_HEIGHT * font.size)
 
 
 def _printable(text: str) -> str:
