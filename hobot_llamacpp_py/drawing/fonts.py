@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import subprocess
+import unicodedata
 from dataclasses import dataclass, field
 
 from hobot_llamacpp_py.errors import DrawingError
@@ -41,7 +42,7 @@ class Fonts:
         self._has_warned = False
 
     def of(self, text: str) -> FontFile:
-        """Return the font that has the most of a text's characters; warn once of missing letters.
+        """Return the font that has the most of a text's characters; warn once of missing Chinese.
 
         Raises:
             DrawingError: there are no fonts, or no fontconfig.
@@ -50,11 +51,16 @@ class Fonts:
         if wanted - self._font.characters - self._lacking:
             self._font = _match(wanted)
             self._lacking = set(wanted - self._font.characters)
-            missing = ''.join(chr(code) for code in sorted(self._lacking) if chr(code).isalpha())
+            missing = ''.join(filter(_is_asian, map(chr, sorted(self._lacking))))
             if missing and not self._has_warned:
                 self._has_warned = True
                 log.warning('no installed font has %s: %s', missing[:20], INSTALL)
         return self._font
+
+
+def _is_asian(character: str) -> bool:
+    """Tell whether it is a letter of those that the packages of `INSTALL` bring."""
+    return character.isalpha() and unicodedata.east_asian_width(character) == 'W'
 
 
 def _match(characters: frozenset[int]) -> FontFile:
