@@ -40,7 +40,7 @@ bench:
 	  . scripts/without_ros.sh; PYTHONPATH=. .venv/bin/python test/timer_delay.py && exit $$status
 
 test:
-	@scripts/bootstrap.sh bench chat models plot test web web_test interfaces
+	@scripts/bootstrap.sh bench chat models overlay plot test web web_test interfaces
 	@scripts/interfaces.sh
 	@$(VENV) -m pytest --durations=10 $(ARGS)
 

@@ -3,6 +3,7 @@
 VlmError
     ModelFileError      a model file, or what it is to be used with
     ImageError          a picture
+    DrawingError        writing on a picture
     PromptError         a prompt
     ConstraintError     a JSON Schema or a grammar
     ParameterError      a ROS parameter; never raised by the core
@@ -20,6 +21,7 @@ __all__ = [
     'VlmError',
     'ModelFileError',
     'ImageError',
+    'DrawingError',
     'PromptError',
     'ConstraintError',
     'ParameterError',
@@ -54,6 +56,10 @@ class ModelFileError(VlmError):
 
 class ImageError(VlmError):
     """A picture is missing, damaged, or of a format that is not supported."""
+
+
+class DrawingError(VlmError):
+    """What writing on pictures needs is not installed."""
 
 
 class PromptError(VlmError):

@@ -17,10 +17,11 @@ CORE = {
 }
 ROOMS = {
     'health': CORE,
+    'drawing': CORE,
     'vision': CORE | {'health'},
     'engine': CORE | {'health', 'vision'},
     'web': CORE | {'health', 'vision', 'engine'},
-    'ros': CORE | {'health', 'vision', 'engine', 'web'},
+    'ros': CORE | {'health', 'drawing', 'vision', 'engine', 'web'},
     'launching': CORE | {'ros'},
     'tools': CORE | {'health', 'vision', 'engine', 'web', 'ros'},
     '__main__': {'ros'},
@@ -44,6 +45,7 @@ BINDINGS = {
     'hobot_dnn': {'vision/bpu_x5.py'},
     'hobot_dnn_rdkx5': {'vision/bpu_x5.py'},
     'hbm_runtime': {'vision/bpu_s100.py'},
+    'PIL': {'drawing/caption.py', 'web/pictures.py'},
 }
 MODULES = sorted(path for path in PACKAGE.rglob('*.py') if path.name != '__init__.py')
 
@@ -132,12 +134,12 @@ def test_bindings_are_imported_where_they_are_wrapped(binding: str) -> None:
 # What rosdep has no key for, or where it is needed at run time only if it is there.
 NOT_DECLARED = {
     *('llama_cpp', 'llguidance', 'onnxruntime', 'gguf', 'huggingface_hub', 'requests'),  # PyPI
-    *('starlette', 'uvicorn', 'PIL'),  # PyPI
+    *('starlette', 'uvicorn'),  # PyPI
     'matplotlib',  # bench --plot
     'prompt_toolkit',  # PyPI, for the terminal
     *('hobot_dnn', 'hobot_dnn_rdkx5', 'hbm_runtime', 'ai_msgs', 'hbm_img_msgs'),  # boards
 }
-DEBIAN = {'numpy': 'python3-numpy', 'cv2': 'python3-opencv'}
+DEBIAN = {'numpy': 'python3-numpy', 'cv2': 'python3-opencv', 'PIL': 'python3-pil'}
 DEBIAN |= {'yaml': 'python3-yaml', 'jinja2': 'python3-jinja2'}
 
 

@@ -36,6 +36,7 @@ from hobot_llamacpp_py.ros.settings import Settings
 from hobot_llamacpp_py.ros.worker import Worker
 
 if TYPE_CHECKING:
+    from hobot_llamacpp_py.ros.overlay import Overlay
     from hobot_llamacpp_py.web.server import Server
 
 __all__ = ['STOP_TIMEOUT', 'LlamacppNode']
@@ -73,11 +74,20 @@ class LlamacppNode(Node):
             ).stem,
         )
         self._reporter = Reporter(self, results, lambda: settings.current, on_finished)
+        self._overlay: Overlay | None = None
+        if parameters.publish_overlay:
+            from hobot_llamacpp_py.ros.overlay import Overlay
+
+            self._overlay = Overlay(self, self._reporter)
         self._diagnostics = Diagnostics(self)
         self._inbox = Inbox(parameters.prompt_queue_size)
         self._source = self._picture_source()
         self._worker = Worker(
-            self._load_models, settings, self._inbox, self._source, self._reporter
+            self._load_models,
+            settings,
+            self._inbox,
+            self._source,
+            self._overlay or self._reporter,
         )
 
         self._server: Server | None = None
@@ -106,11 +116,11 @@ class LlamacppNode(Node):
             )
 
     def close(self) -> bool:
-        """Stop the inference thread; False if native code holds it. The node can be destroyed."""
+        """Stop the threads; False if native code holds one. The node can be destroyed."""
         ended = self._worker.close(STOP_TIMEOUT)
         if self._server:
             self._server.stop(STOP_TIMEOUT / 2)
-        return ended
+        return (self._overlay is None or self._overlay.close(STOP_TIMEOUT)) and ended
 
     def _picture_source(self) -> PictureSource:
         parameters, files = self._settings.current, self._settings.files

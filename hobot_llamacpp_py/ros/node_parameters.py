@@ -8,7 +8,13 @@ from hobot_llamacpp_py.config import ChatConfig, DecoderConfig, VisionConfig
 from hobot_llamacpp_py.families import FAMILIES, INTERNVL
 from hobot_llamacpp_py.ros.parameter_spec import param, setting
 
-__all__ = ['CppParameters', 'PictureParameters', 'PromptParameters', 'ServerParameters']
+__all__ = [
+    'CppParameters',
+    'OverlayParameters',
+    'PictureParameters',
+    'PromptParameters',
+    'ServerParameters',
+]
 
 
 @dataclass(frozen=True)
@@ -207,6 +213,18 @@ class PromptParameters:
         '对话保留的轮数；-1：图像来自话题时为 0，否则为 n_ctx 容得下的全部；0：每个问题各自独立',
         at_least=-1,
         runtime=True,
+    )
+
+
+@dataclass(frozen=True)
+class OverlayParameters:
+    """Pictures with answers."""
+
+    publish_overlay: bool = param(
+        False,
+        'publish the picture that was asked about on ~/overlay/compressed and ~/overlay, with'
+        ' question and answer beneath it',
+        '在 ~/overlay/compressed 和 ~/overlay 上发布所问的图片，下方写有问题和回答',
     )
 
 

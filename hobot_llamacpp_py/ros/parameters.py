@@ -30,6 +30,7 @@ from hobot_llamacpp_py.ros.model_parameters import (
 )
 from hobot_llamacpp_py.ros.node_parameters import (
     CppParameters,
+    OverlayParameters,
     PictureParameters,
     PromptParameters,
     ServerParameters,
@@ -46,6 +47,7 @@ OF_THE_MODEL = ('model_type', 'model_file_name')
 class Parameters(
     # The fields of the last one come first.
     ServerParameters,
+    OverlayParameters,
     EncoderParameters,
     DecoderParameters,
     SamplingParameters,

@@ -129,6 +129,8 @@ class Settings:
             check(constraint)
         if parameters.pre_infer and parameters.feed_type == 2:
             self._logger.warning('pre_infer has no effect in a text chat')
+        if parameters.publish_overlay and parameters.feed_type == 2:
+            self._logger.warning('publish_overlay has no effect in a text chat: no pictures')
         if parameters.once and not parameters.user_prompt:
             raise ParameterError('once needs a user_prompt to answer')
         if parameters.continuous and parameters.feed_type != 1:

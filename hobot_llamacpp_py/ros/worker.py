@@ -48,6 +48,9 @@ class Listener(Protocol):
     def on_prompt(self, prompt: str) -> None:
         """Note that a prompt's turn has come."""
 
+    def on_sight(self, sight: Sight | None) -> None:
+        """Note what the prompt is about, None in a text chat."""
+
     def on_piece(self, piece: str) -> None:
         """Take the next piece of the running answer."""
 
@@ -218,7 +221,7 @@ class Worker(threading.Thread):
         sight = self._source.next(cancel, newest=True)
         if sight is None:
             raise PromptError('this is a text chat (feed_type 2): there is nothing to see')
-        return View(sight.picture, lambda: self._source.pixels(sight))
+        return View(sight.picture, sight.read)
 
     @contextmanager
     def _cancellable(self, cancel: CancelToken | None = None) -> Iterator[CancelToken]:
@@ -242,6 +245,7 @@ class Worker(threading.Thread):
         self._listener.on_prompt(prompt)
         self.state = 'waiting for an image'
         sight = self._source.next(cancel, newest=newest)
+        self._listener.on_sight(sight)
         self.state = 'answering'
         answer = self._chat.ask(prompt, sight.picture if sight else None, cancel)
         answer.on_thought = self._listener.on_thought

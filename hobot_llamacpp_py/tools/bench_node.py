@@ -188,6 +188,9 @@ class _Listener:
     def on_prompt(self, prompt: str) -> None:
         """Do nothing."""
 
+    def on_sight(self, sight: Sight | None) -> None:
+        """Do nothing."""
+
     def on_piece(self, piece: str) -> None:
         """Do nothing."""
 

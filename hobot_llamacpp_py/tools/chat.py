@@ -260,7 +260,7 @@ class _Chat:
                 raise
 
     def _image(self, name: str) -> None:
-        from hobot_llamacpp_py.tools.camera import compressed_message, raw_message
+        from hobot_llamacpp_py.ros.frame import bgr_to_compressed, bgr_to_image
         from hobot_llamacpp_py.vision.image_file import read_image
 
         client, path = self._client, Path(name).expanduser()
@@ -275,8 +275,8 @@ class _Chat:
         others = client.types_of_others(topic)
         # JPEG is smaller, but a camera may have made the topic one of raw images.
         is_raw = transport == 'raw' or 'sensor_msgs/msg/Image' in others
-        message = raw_message if is_raw else compressed_message
-        client.deliver(topic, message(Header(frame_id=path.name), bgr))
+        write = bgr_to_image if is_raw else bgr_to_compressed
+        client.deliver(topic, write(bgr, Header(frame_id=path.name)))
         camera = ', until the next picture of a camera comes there' if others else ''
         self._screen.note(f'{path} is on {topic}{camera}')
 
