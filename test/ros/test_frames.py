@@ -101,6 +101,9 @@ class Robot:
     def on_prompt(self, prompt: str) -> None:
         pass
 
+    def on_sight(self, sight: Sight | None) -> None:
+        pass
+
     def on_piece(self, piece: str) -> None:
         self.answering.set()
         assert self.go_on.wait(TIMEOUT)
