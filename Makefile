@@ -45,8 +45,8 @@ test:
 	@$(VENV) -m pytest --durations=10 $(ARGS)
 
 check: lint
-	@scripts/bootstrap.sh bench test
-	@$(VENV) -m pytest -q -x -m 'not slow' test/engine test/health test/vision \
+	@scripts/bootstrap.sh bench overlay test
+	@$(VENV) -m pytest -q -x -m 'not slow' test/drawing test/engine test/health test/vision \
 	  test/test_documents.py test/test_families.py test/test_parameters.py test/test_structure.py $(ARGS)
 
 test-board:

@@ -123,7 +123,8 @@ def bgr_to_image(bgr: npt.NDArray[np.uint8], header: Header) -> Image:
     """Write a BGR picture [h, w, 3] into a sensor_msgs/Image."""
     height, width = bgr.shape[:2]
     message = Image(header=header, width=width, height=height, encoding='bgr8', step=width * 3)
-    message.data = array.array('B', bgr.tobytes())  # of another type each byte would be checked
+    message.data = array.array('B')  # of another type each byte would be checked
+    message.data.frombytes(np.ascontiguousarray(bgr).data)
     return message
 
 

@@ -116,22 +116,28 @@ class Overlay:
 
     def on_answer(self, answer: Answer, sight: Sight | None, answering: Interval) -> None:
         cut = '' if answer.finish == 'stop' else f'\n(the answer was cut: {answer.finish})'
-        self._end(answer.text + cut)
+        self._end(self._asked or _Asked(''), answer.text + cut)
         self._then.on_answer(answer, sight, answering)
 
     def on_cancelled(self, prompt: str, reason: str) -> None:
-        self._end(f'[error] {reason}', prompt)
+        self._fail(prompt, reason)
         self._then.on_cancelled(prompt, reason)
 
     def on_error(self, prompt: str, error: str) -> None:
-        self._end(f'[error] {error}', prompt)
+        self._fail(prompt, error)
         self._then.on_error(prompt, error)
 
-    def _end(self, text: str, prompt: str = '') -> None:
-        """Have the running answer drawn with its whole text, an error where there is a prompt."""
+    def _fail(self, prompt: str, error: str) -> None:
+        """Have an error drawn in place of the answer."""
         # A prompt may fail before its turn is told, and then has no picture.
-        asked, self._asked = self._asked or _Asked(prompt), None
-        asked.pieces, asked.is_error = [text], bool(prompt)
+        asked = self._asked or _Asked(prompt)
+        asked.is_error = True
+        self._end(asked, f'[error] {error}')
+
+    def _end(self, asked: _Asked, text: str) -> None:
+        """Have the answer drawn with its whole text."""
+        self._asked = None
+        asked.pieces = [text]
         asked.is_over = True
         self._show(asked)
 
@@ -161,7 +167,8 @@ class Overlay:
                 self._draw(asked)
             except Exception as error:
                 is_done, self._has_failed = True, isinstance(error, DrawingError)
-                self._logger.warning(f'~/overlay cannot be drawn: {explained(error)}')
+                until = ' until the node is started again' if self._has_failed else ''
+                self._logger.warning(f'nothing is drawn on ~/overlay{until}: {explained(error)}')
             pause = (time.monotonic() - started) * (1 / MOST_OF_THE_TIME - 1)
             with self._changed:
                 if is_done and asked in self._waiting:

@@ -154,9 +154,10 @@ def test_errors_are_shown(start: Start) -> None:
     with start(feed_type=1, publish_overlay=True, image_timeout=0.0, n_ctx=256) as robot:
         viewer = Viewer(robot)
         black = np.zeros((480, 640, 3), np.uint8)
-        expected = caption(black, DESCRIBE, robot.ask(DESCRIBE), Fonts(), is_error=True)
-        assert viewer.wait_for(expected).header == Header()
-        assert (expected == ERROR).all(axis=2).any()
+        for question in DESCRIBE, ' ':
+            expected = caption(black, question, robot.ask(question), Fonts(), is_error=True)
+            assert viewer.wait_for(expected).header == Header()
+            assert (expected == ERROR).all(axis=2).any()
 
         scene, bgr = draw_scene(3)
         robot.show(bgr)
