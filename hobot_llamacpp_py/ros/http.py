@@ -85,7 +85,8 @@ class CountingListener:
         self._listener.on_thought(piece)
 
     def on_answer(self, answer: Answer, sight: Sight | None, answering: Interval) -> None:
-        self._metrics.end('topic', answer.finish, answer.stats)
+        n_tokens = len(answer.tokens) + answer.stats.thinking
+        self._metrics.end('topic', answer.finish, n_tokens, answer.stats)
         self._listener.on_answer(answer, sight, answering)
 
     def on_cancelled(self, prompt: str, reason: str) -> None:

@@ -6,7 +6,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    disable_created_metrics,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
@@ -58,6 +63,7 @@ class Metrics:
         """Figures of the newest answer, and how many there were."""
         self._figures = figures
         self._begun: float | None = None  # when the running request's turn came, until it speaks
+        disable_created_metrics()  # a second line for each, which says when we were started
         self.registry = registry = CollectorRegistry()
         registry.register(_OfTheMoment(self.figures))
         self._requests = Counter(
@@ -92,12 +98,12 @@ class Metrics:
             self._first_tokens.observe(time.perf_counter() - self._begun)
             self._begun = None
 
-    def end(self, source: str, outcome: str, stats: Stats) -> None:
+    def end(self, source: str, outcome: str, n_tokens: int, stats: Stats) -> None:
         """Note the end of an answer."""
         self._begun = None
         self._requests.labels(source, outcome or 'stop').inc()
         self._prompt.inc(stats.reused + stats.prefilled)
-        self._completion.inc(stats.decoded)
+        self._completion.inc(n_tokens)
         self._reused.inc(stats.reused)
         self._prefilled.inc(stats.prefilled)
         last = {
@@ -124,7 +130,7 @@ class Metrics:
         elif isinstance(event, (Piece, Thought)):
             self.speak()
         elif isinstance(event, Done):
-            self.end('http', event.reason, event.stats)
+            self.end('http', event.reason, event.n_tokens, event.stats)
         elif isinstance(event, Failed):
             self.fail('http', event.kind if event.kind != 'CancelledError' else '')
 
@@ -141,9 +147,7 @@ class Metrics:
         encoder, content_type = choose_encoder(accept)
         return encoder(self.registry), content_type
 
-    def _histogram(
-        self, name: str, what: str, buckets: tuple[float, ...] = SECONDS
-    ) -> Histogram:
+    def _histogram(self, name: str, what: str, buckets: tuple[float, ...] = SECONDS) -> Histogram:
         return Histogram(PREFIX + name, what, buckets=buckets, registry=self.registry)
 
     def _counter(self, name: str, what: str) -> Counter:
