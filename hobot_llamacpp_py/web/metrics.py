@@ -63,7 +63,8 @@ class Metrics:
         """Figures of the newest answer, and how many there were."""
         self._figures = figures
         self._begun: float | None = None  # when the running request's turn came, until it speaks
-        disable_created_metrics()  # a second line for each, which says when we were started
+        # They would be a second line for each, which says when we were started.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry = CollectorRegistry()
         registry.register(_OfTheMoment(self.figures))
         self._requests = Counter(

@@ -76,7 +76,7 @@ def test_the_frame(visitor: Visitor) -> None:
 
 
 def test_same_picture(visitor: Visitor) -> None:
-    """A follow-up goes on with the conversation about its picture, another question begins anew."""
+    """A follow-up goes on about its picture; any other question begins anew, with a new one."""
     bodies = 'window.bodies = []; const send = window.fetch; window.fetch = (path, options) => {'
     bodies += 'if (options.body) window.bodies.push(options.body); return send(path, options); };'
     visitor.run(bodies)
@@ -217,12 +217,8 @@ def test_language(served: Served, language: str, send: str) -> None:
 def test_token(tmp_path: Path) -> None:
     """The page asks for the token once, again if it is wrong, and keeps it for this tab."""
     (tmp_path / 'token').write_text(TOKEN)
-    with (
-        Served(
-            'internvl', ['--picture', str(SAMPLE), '--token-file', str(tmp_path / 'token')]
-        ) as s,
-        visit(s.url) as visitor,
-    ):
+    options = ['--picture', str(SAMPLE), '--token-file', str(tmp_path / 'token')]
+    with Served('internvl', options) as server, visit(server.url) as visitor:
         visitor.wait_for(lambda: visitor.element('door').is_displayed(), 'the dialog')
         visitor.keys('wrong\n')
         visitor.wait_for(lambda: 'wrong' in visitor.element('refused').text, 'the refusal')
@@ -254,7 +250,7 @@ def test_hidden(visitor: Visitor) -> None:
     assert visitor.ask('Where is the circle?') == 'The circle is on the left.'
     assert len(visitor.run('return window.polled')) == 0
     visitor.run("""
-        window.fetch = (path, options) => { window.polled.push(path); return new Promise(() => 0); };
+        window.fetch = path => { window.polled.push(path); return new Promise(() => 0); };
         window.isHidden = false;
         document.dispatchEvent(new Event('visibilitychange'));
     """)
