@@ -30,7 +30,7 @@ QUESTIONS = (
     ('星形是什么颜色？', True),
 )
 SHOWN = 3  # of the questions: the others give the plots something to show
-WINDOW = {'width': 1100, 'height': 560, 'deviceScaleFactor': 2, 'mobile': False}
+WINDOW = {'width': 1100, 'height': 560, 'deviceScaleFactor': 1.5, 'mobile': False}
 
 
 def main() -> None:
@@ -55,9 +55,7 @@ def main() -> None:
             visitor.wait_for(lambda before=before: visitor.run(points) != before, 'a point')
         visitor.run('document.activeElement.blur()')
         image = Image.open(io.BytesIO(visitor.driver.get_screenshot_as_png()))
-    # The cover of most colours: the state's green dot is small.
-    few = image.convert('RGB').quantize(256, Image.Quantize.MAXCOVERAGE)
-    few.save(options.out, optimize=True)
+    image.convert('RGB').save(options.out, optimize=True)
 
 
 if __name__ == '__main__':
