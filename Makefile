@@ -1,7 +1,7 @@
 # What a developer or a visitor needs; the robot's build is colcon's.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo bench check test test-board test-aarch64 board-wheel format lint clean
+.PHONY: help demo bench check test test-web test-board test-aarch64 board-wheel format lint clean
 
 # A sourced ROS must not mix with the one in .venv.
 VENV := . scripts/without_ros.sh && .venv/bin/python
@@ -14,6 +14,7 @@ help:
 	@echo 'make check         style, types and the tests that need no ROS, in a minute'
 	@echo 'make test          run the tests (ARGS="-k name" chooses)'
 	@echo 'make board-wheel   compile llama.cpp for the boards: a wheel in dist/, which pip installs there'
+	@echo 'make test-web      run the tests of the HTTP server and its page (installs Chromium)'
 	@echo 'make test-board    run the tests of the BPU encoders on an emulated X5 and S100 (installs qemu)'
 	@echo 'make test-aarch64  install that wheel there and run all but ROS'
 	@echo 'make format        lay the code out'
@@ -48,6 +49,11 @@ check: lint
 	@scripts/bootstrap.sh bench overlay test
 	@$(VENV) -m pytest -q -x -m 'not slow' test/drawing test/engine test/health test/vision \
 	  test/test_documents.py test/test_families.py test/test_parameters.py test/test_structure.py $(ARGS)
+
+test-web:
+	@scripts/bootstrap.sh test web web_test
+	@scripts/browser.sh
+	@$(VENV) -m pytest --durations=10 test/web $(ARGS)
 
 test-board:
 	@scripts/bootstrap.sh test

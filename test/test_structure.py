@@ -134,9 +134,9 @@ def test_bindings_are_imported_where_they_are_wrapped(binding: str) -> None:
 # What rosdep has no key for, or where it is needed at run time only if it is there.
 NOT_DECLARED = {
     *('llama_cpp', 'llguidance', 'onnxruntime', 'gguf', 'huggingface_hub', 'requests'),  # PyPI
-    *('starlette', 'uvicorn'),  # PyPI
     'matplotlib',  # bench --plot
     'prompt_toolkit',  # PyPI, for the terminal
+    *('starlette', 'uvicorn', 'prometheus_client'),  # PyPI
     *('hobot_dnn', 'hobot_dnn_rdkx5', 'hbm_runtime', 'ai_msgs', 'hbm_img_msgs'),  # boards
 }
 DEBIAN = {'numpy': 'python3-numpy', 'cv2': 'python3-opencv', 'PIL': 'python3-pil'}

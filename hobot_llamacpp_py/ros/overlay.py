@@ -123,8 +123,8 @@ class Overlay:
         self._fail(prompt, reason)
         self._then.on_cancelled(prompt, reason)
 
-    def on_error(self, prompt: str, error: str) -> None:
-        self._fail(prompt, error)
+    def on_error(self, prompt: str, error: Exception) -> None:
+        self._fail(prompt, explained(error))
         self._then.on_error(prompt, error)
 
     def _fail(self, prompt: str, error: str) -> None:

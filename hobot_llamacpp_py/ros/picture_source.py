@@ -1,6 +1,6 @@
 """Where the picture comes from that a question is about: a file, a camera, or nowhere.
 
-`describe` is the executor's; all else is called by the inference thread.
+`describe` and `newest` may be called from any thread, all else by the inference thread.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from rclpy.node import Node
 
 from hobot_llamacpp_py.engine import Answer, Stats
-from hobot_llamacpp_py.ros.parameters import Parameters
+from hobot_llamacpp_py.ros.parameters import Parameters, explained
 from hobot_llamacpp_py.ros.results import Results
 from hobot_llamacpp_py.ros.sight import Sight, header_of, steps
 from hobot_llamacpp_py.ros.timeline import Interval
@@ -97,13 +97,13 @@ class Reporter:
         self._logger.info(f'{reason} (prompt: {prompt[:60]!r})')
         self._finish_once(1)
 
-    def on_error(self, prompt: str, error: str) -> None:
+    def on_error(self, prompt: str, error: Exception) -> None:
         """Note that a prompt failed."""
-        self.last_error = error
+        self.last_error = explained(error)
         if self._parameters().once:
             self._await_listeners(LATE_DISCOVERY_TIME)
-        self._results.error(error)
-        self._logger.error(f'{error} (prompt: {prompt[:60]!r})')
+        self._results.error(self.last_error)
+        self._logger.error(f'{self.last_error} (prompt: {prompt[:60]!r})')
         self._finish_once(1)
 
     def _await_listeners(self, discovery_time: float) -> None:

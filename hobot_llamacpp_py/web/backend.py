@@ -9,9 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from hobot_llamacpp_py.config import ChatConfig
+from hobot_llamacpp_py.engine import Engine
 from hobot_llamacpp_py.engine.inbox import Task
+from hobot_llamacpp_py.vision.encoder_process import ProcessEncoder
 
-__all__ = ['Backend', 'Bgr']
+__all__ = ['Backend', 'Bgr', 'engine_figures']
 
 Bgr = npt.NDArray[np.uint8]
 
@@ -26,6 +28,10 @@ class Backend(Protocol):
     @property
     def state(self) -> str:
         """'loading', 'idle', or what it does at this moment."""
+
+    @property
+    def can_see(self) -> bool:
+        """Whether `camera:` means something here, also where no frame has come yet."""
 
     def defaults(self) -> ChatConfig:
         """Return how a request is answered that does not say so.
@@ -45,3 +51,15 @@ class Backend(Protocol):
 
     def figures(self) -> Mapping[str, float]:
         """Return the figures of the moment: times in milliseconds, counts."""
+
+
+def engine_figures(engine: Engine | None) -> dict[str, float]:
+    """Return the figures of an engine; those of none while models are loaded."""
+    if engine is None:
+        return {'KV cells used': 0, 'KV cells': 0, 'encoder restarts': 0}
+    encoder = engine.encoder
+    return {
+        'KV cells used': engine.cache.n_past,
+        'KV cells': engine.decoder.n_ctx,
+        'encoder restarts': encoder.restarts if isinstance(encoder, ProcessEncoder) else 0,
+    }
