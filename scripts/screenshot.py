@@ -30,6 +30,7 @@ QUESTIONS = (
     ('星形是什么颜色？', True),
 )
 SHOWN = 3  # of the questions: the others give the plots something to show
+POINTS = "return document.querySelector('#plot-first_token_ms polyline').outerHTML"
 WINDOW = {'width': 1100, 'height': 560, 'deviceScaleFactor': 1.5, 'mobile': False}
 
 
@@ -48,11 +49,10 @@ def main() -> None:
                 visitor.element('reset').click()
             if visitor.element('same').is_selected() != is_same:
                 visitor.element('same').click()
-            points = "return document.querySelector('#plot-first_token_ms polyline').outerHTML"
-            before = visitor.run(points)
+            before = visitor.run(POINTS)
             print(question, visitor.ask(question), visitor.last()[1], sep='\n    ')
             # The figures come once a second.
-            visitor.wait_for(lambda b=before, p=points: visitor.run(p) != b, 'a point')
+            visitor.wait_for(lambda before=before: visitor.run(POINTS) != before, 'a point')
         visitor.run('document.activeElement.blur()')
         image = Image.open(io.BytesIO(visitor.driver.get_screenshot_as_png()))
     image.convert('RGB').save(options.out, optimize=True)
