@@ -29,12 +29,14 @@ demo:
 	@$(VENV) -m hobot_llamacpp_py.tools.demo $(ARGS)
 
 bench:
-	@scripts/bootstrap.sh bench test interfaces $(if $(findstring --plot,$(ARGS)),plot)
+	@scripts/bootstrap.sh bench test web interfaces $(if $(findstring --plot,$(ARGS)),plot)
 	@scripts/interfaces.sh
 	@$(if $(ARGS),$(VENV) -m hobot_llamacpp_py.tools.bench $(ARGS); exit $$?;) \
 	status=0; $(VENV) -m hobot_llamacpp_py.tools.bench || status=$$?; \
 	  printf '\nThe node with a camera:\n'; \
 	  test/with_interfaces.sh .venv/bin/python -m hobot_llamacpp_py.tools.bench_node || status=$$?; \
+	  printf '\nThe HTTP server:\n'; \
+	  $(VENV) -m hobot_llamacpp_py.tools.bench_http || status=$$?; \
 	  printf '\nThreads beside busy neighbours:\n'; \
 	  $(VENV) -m hobot_llamacpp_py.tools.bench_threads || status=$$?; \
 	  printf '\nA timer of 10 ms while an encoder holds its own GIL for 2.4 s:\n'; \
