@@ -9,7 +9,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -21,17 +20,19 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.expand_topic_name import expand_topic_name
 from rclpy.parameter import parameter_value_to_python
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from hobot_llamacpp_py.errors import NodeError
 
-__all__ = ['ChatClient', 'Event']
+__all__ = ['ERROR', 'ChatClient', 'Event']
 
 ERROR = '[error] '  # how the node begins a text that is no answer
 DISCOVERY_TIMEOUT = 5.0  # seconds; Fast DDS may take 3
 REPLY_TIMEOUT = 5.0  # seconds that a service, or the delivery of a picture, may take
-SILENCE = 15.0  # seconds without a message on /diagnostics, which come once a second
+# Seconds without a message on /diagnostics, which come once a second; the graph alone may err.
+SILENCE, SILENCE_OF_THE_GONE = 15.0, 3.0
 LOOK_PERIOD = 0.2  # seconds between two looks at the graph
 # After so many messages on /diagnostics that show the node idle no earlier prompt is on its way.
 QUIET = 3
@@ -44,12 +45,8 @@ PICTURES = QoSProfile(
 LOST = 'no answer comes: the queue was full, this is the wake word, or the node was started again'
 
 
-@dataclass(frozen=True)
-class Event:
-    """What happened to our question: a `thought`, a `piece`, the whole `answer` or an `error`."""
-
-    kind: str
-    text: str
+Event = tuple[str, str]
+"""What happens to our question: a 'thought' or a 'piece' of text, at last the whole 'text'."""
 
 
 class _Turns:
@@ -66,9 +63,10 @@ class _Turns:
         self._tell = tell
         self._lock = threading.RLock()
         self._sent: str | None = None  # our question, until its turn comes
-        # Whether the prompt that is being answered is ours; then those behind it, as long as its
-        # text has not come.
+        # Topics may overtake each other. Whether each prompt is ours that has no text yet (the
+        # first one is being answered), or texts that came before their prompts.
         self._own: deque[bool] = deque()
+        self._early: deque[str] = deque()
         self._has_begun = False
         self._pieces = ''  # of the running answer
         self._late = 0  # characters of earlier answers that have not come as pieces yet
@@ -96,18 +94,21 @@ class _Turns:
         """Take note of the prompt whose turn has come."""
         with self._lock:
             self._quiet = 0
-            self._own.append(prompt == self._sent)
-            if prompt == self._sent:
-                self._sent = None
-                if self._pieces and self.is_running():
-                    self._tell(Event('piece', self._pieces))
+            own = prompt == self._sent
+            self._sent = None if own else self._sent
+            if not self._early:
+                self._own.append(own)
+                if own and len(self._own) == 1 and self._pieces:
+                    self._tell(('piece', self._pieces))
+            elif (text := self._early.popleft()) and own:
+                self._tell(('text', text))
 
     def on_thought(self, piece: str) -> None:
         """Take the next piece of what the model thinks."""
         with self._lock:
             self._quiet = 0
             if self.is_running():
-                self._tell(Event('thought', piece))
+                self._tell(('thought', piece))
 
     def on_piece(self, piece: str) -> None:
         """Take the next piece of the running answer."""
@@ -118,17 +119,17 @@ class _Turns:
             piece = piece[late:]
             self._pieces += piece
             if piece and self.is_running():
-                self._tell(Event('piece', piece))
+                self._tell(('piece', piece))
 
     def on_text(self, text: str) -> None:
         """Take a whole answer, or an error in its place."""
         with self._lock:
             self._quiet = 0
-            if self._own and self._own.popleft():
-                error = text.startswith(ERROR)
-                self._tell(Event('error', text[len(ERROR) :]) if error else Event('answer', text))
-            # Topics may overtake each other: pieces of this answer may still come, and the next
-            # one's may have come already.
+            if not self._own:
+                self._early.append(text)
+            elif self._own.popleft():
+                self._tell(('text', text))
+            # Pieces of this answer may still come, and the next one's may have come already.
             pieces, self._pieces = self._pieces, ''
             if text.startswith(pieces) and self._saw_begin and not text.startswith(ERROR):
                 self._late += len(text) - len(pieces)
@@ -147,7 +148,7 @@ class _Turns:
             if not self._has_begun:
                 self._has_begun = True
                 self._saw_begin = state not in ('answering', 'waiting for an image')
-                self._own = deque([] if self._saw_begin else [False])
+                self._own, self._early = deque([False] * (not self._saw_begin)), deque()
             if state in ('idle', 'loading') and not waiting:
                 self._quiet += 1
             elif state != 'preparing':  # which may be for no question at all
@@ -156,9 +157,10 @@ class _Turns:
                 return
             lost = self._sent is not None or any(self._own)
             self._own.clear()
+            self._early.clear()
             self._sent, self._pieces, self._late = None, '', 0
             if lost:
-                self._tell(Event('error', LOST))
+                self._tell(('text', ERROR + LOST))
 
 
 class ChatClient:
@@ -183,20 +185,18 @@ class ChatClient:
 
     def __enter__(self) -> ChatClient:
         # rclpy's own handlers would shut its context down; Ctrl-C is ours.
-        rclpy.init(
-            args=self._arguments, signal_handler_options=rclpy.signals.SignalHandlerOptions.NO
-        )
+        rclpy.init(args=self._arguments, signal_handler_options=SignalHandlerOptions.NO)
         self._node: Any = rclpy.create_node(f'llamacpp_chat_{os.getpid()}')
         self._parameters = self._node.create_client(GetParameters, f'{self.name}/get_parameters')
         self._services = {
             verb: self._node.create_client(Trigger, f'{self.name}/{verb}')
             for verb in ('cancel', 'reset')
         }
-        # In the order in which the executor looks at them: an answer's end, the next one's begin.
-        self._listen('text', self._turns.on_text, RELIABLE)
+        # In the order in which the executor is to look at them.
         self._listen('prompt', self._turns.on_prompt, RELIABLE)
+        self._listen('text', self._after_thoughts(self._turns.on_text), RELIABLE)
         self._thoughts = self._listen('thinking', self._turns.on_thought, PIECES)
-        self._listen('partial', self._on_piece, PIECES)
+        self._listen('partial', self._after_thoughts(self._turns.on_piece), PIECES)
         self._node.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 10)
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
@@ -236,8 +236,8 @@ class ChatClient:
 
     def ask(self, question: str) -> None:
         """Publish our question; `next_event` tells what comes of it."""
-        while not self._events.empty():
-            self._events.get()  # what came of one that was forgotten
+        while not self._events.empty():  # of one that was forgotten
+            self._events.get()
         self._turns.ask(question)
         self._prompts.publish(String(data=question))
 
@@ -301,8 +301,7 @@ class ChatClient:
 
     def topic_of_node(self, topic: str) -> str:
         """Return a topic's whole name, as the node sees it."""
-        namespace, _, name = self.name.rpartition('/')
-        return str(expand_topic_name(topic, name, namespace or '/'))
+        return str(expand_topic_name(topic, *reversed(os.path.split(self.name))))
 
     def types_of_others(self, topic: str) -> set[str]:
         """Return the types that others publish on a topic."""
@@ -339,10 +338,9 @@ class ChatClient:
         raise NodeError(f'{client.srv_name} does not reply')
 
     def _check_node(self) -> None:
-        if not self._parameters.service_is_ready():
-            raise NodeError(f'{self.name} has gone: its log says why')
-        if time.monotonic() - self._seen > SILENCE:
-            raise NodeError(f'{self.name} says nothing on /diagnostics: has it gone, or hung up?')
+        limit = SILENCE if self._parameters.service_is_ready() else SILENCE_OF_THE_GONE
+        if time.monotonic() - self._seen > limit:
+            raise NodeError(f'{self.name} has gone, or hangs: its log says why')
 
     def _reaches_node(self, publisher: Any) -> bool:
         infos = self._node.get_subscriptions_info_by_topic(publisher.topic_name)
@@ -381,13 +379,15 @@ class ChatClient:
             String, f'{self.name}/{topic}', lambda message: callback(message.data), qos
         )
 
-    def _on_piece(self, piece: str) -> None:
-        # Thoughts come first, but the executor would take one of each topic in turn.
-        handle = self._thoughts.handle
-        with handle:
-            while taken := handle.take_message(String, False):
-                self._turns.on_thought(taken[0].data)
-        self._turns.on_piece(piece)
+    def _after_thoughts(self, callback: Callable[[str], None]) -> Callable[[str], None]:
+        def take(text: str) -> None:
+            # Thoughts come first, but the executor takes one message of each topic in turn.
+            with (handle := self._thoughts.handle):
+                while taken := handle.take_message(String, False):
+                    self._turns.on_thought(taken[0].data)
+            callback(text)
+
+        return take
 
     def _on_diagnostics(self, message: Any) -> None:
         for status in message.status:

@@ -373,6 +373,7 @@ class TestTerminal:
                 client.wait_for(f'{SAMPLE_FILE} is on /image\n')
                 client.type(f'{DESCRIBE}\r')
                 client.wait_for(f'{SAMPLE}\n')
+                client.wait_for(PROMPT)
                 client.type('\x1b[A\x1b[A\x1b[A\r')  # thrice up: the first question
                 client.wait_for('The circle is red.\n')
                 client.type('/reset\r')
@@ -390,6 +391,7 @@ class TestTerminal:
                 client.wait_for(PROMPT)
                 client.type('\x1b[A' * 5 + '\r')
                 client.wait_for('The circle is red.\n')
+                client.wait_for(PROMPT)
                 client.type('half a line\x03')  # Ctrl-C takes it back
                 client.wait_for(PROMPT)
                 client.type('\x03')
