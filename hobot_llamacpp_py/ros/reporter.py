@@ -63,7 +63,7 @@ class Reporter:
         self._logger.info(f'prompt: {_line(prompt)}')
         if self._parameters().once:
             self._await_listeners(DISCOVERY_TIME)
-        self._results.begin(self._parameters().cute_words)
+        self._results.begin(prompt, self._parameters().cute_words if prompt.strip() else '')
 
     def on_sight(self, sight: Sight | None) -> None:
         """Note what the prompt is about, None in a text chat; the answer says it again."""

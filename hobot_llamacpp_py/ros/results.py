@@ -36,6 +36,7 @@ class Results:
 
     def __init__(self, node: Node, speech_topic: str, targets_topic: str, model: str) -> None:
         self._node = node
+        self._prompt = node.create_publisher(String, '~/prompt', RELIABLE)
         self._partial = node.create_publisher(String, '~/partial', PIECES)
         self._thinking = node.create_publisher(String, '~/thinking', PIECES)
         self._text = node.create_publisher(String, '~/text', RELIABLE)
@@ -49,8 +50,13 @@ class Results:
             )
         self._segmenter = SpeechSegmenter()
 
-    def begin(self, fillers: str) -> None:
-        """Start an answer; say one of the `;`-separated filler phrases, if there are any."""
+    def begin(self, prompt: str, fillers: str) -> None:
+        """Start the answer to a prompt: tell whose turn it is, so that its asker knows.
+
+        Args:
+            fillers: phrases, separated by `;`, of which one is said; empty: none.
+        """
+        self._prompt.publish(String(data=prompt))
         self._segmenter = SpeechSegmenter()
         phrases = [phrase.strip() for phrase in fillers.split(';') if phrase.strip()]
         if phrases:

@@ -241,10 +241,10 @@ class Worker(threading.Thread):
         self, prompt: str, cancel: CancelToken, newest: bool
     ) -> tuple[Answer, Sight | None, Interval]:
         assert self._chat is not None
+        self.listener.on_prompt(prompt)
         if not prompt.strip():
             raise PromptError('the prompt is empty')
         self._chat.config = self._settings.chat_config()
-        self.listener.on_prompt(prompt)
         self.state = 'waiting for an image'
         sight = self._source.next(cancel, newest=newest)
         self.listener.on_sight(sight)

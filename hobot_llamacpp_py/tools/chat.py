@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from rclpy.utilities import remove_ros_args
 from std_msgs.msg import Header
 
 from hobot_llamacpp_py.errors import NodeError, VlmError
-from hobot_llamacpp_py.tools.chat_client import ChatClient
+from hobot_llamacpp_py.tools.chat_client import ERROR, ChatClient
 
 __all__ = ['main']
 
@@ -116,13 +117,18 @@ def _typed_lines() -> Iterator[str]:
 
     def lines() -> Iterator[str]:
         while True:
+            # At the prompt Ctrl-C is a key; one that was meant for the last answer ends nothing.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
             try:
-                yield session.prompt('> ')
+                line = session.prompt('> ', handle_sigint=False)
             except KeyboardInterrupt:
-                if not session.default_buffer.text:
-                    return
+                if session.default_buffer.text:
+                    continue
+                return
             except EOFError:
                 return
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            yield line
 
     return lines()
 
@@ -171,7 +177,7 @@ class _Screen:
     def error(self, text: str) -> None:
         """Show why there is no answer."""
         self.end()
-        _write(sys.stderr, f'[error] {text}\n', RED)
+        _write(sys.stderr, f'{text}\n', RED)
 
     def note(self, text: str) -> None:
         """Show what is no answer."""
@@ -228,7 +234,7 @@ class _Chat:
                 raise NodeError(f'there is no {word}; /help tells what there is')
             self._commands[word](rest.strip())
         except VlmError as error:
-            self._screen.error(str(error))
+            self._screen.error(f'{ERROR}{error}')
             return False
         except KeyboardInterrupt:
             if not self._is_live:
@@ -245,9 +251,14 @@ class _Chat:
                 event = self._client.next_event(self._deadline)
                 if event is None:
                     raise NodeError(f'no answer within {self._timeout:g} s (--timeout)')
-                getattr(self._screen, event.kind)(event.text)
-                if event.kind in ('answer', 'error'):
-                    return event.kind == 'answer'
+                kind, text = event
+                if kind == 'text' and text.startswith(ERROR):
+                    self._screen.error(text)
+                    return False
+                if kind == 'text':
+                    self._screen.answer(text)
+                    return True
+                (self._screen.thought if kind == 'thought' else self._screen.piece)(text)
             except KeyboardInterrupt:
                 is_cancelled = self._client.stop()
                 if not self._is_live:

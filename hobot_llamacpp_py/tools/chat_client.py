@@ -9,30 +9,30 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.srv import GetParameters
 from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.expand_topic_name import expand_topic_name
-from rclpy.parameter import Parameter
+from rclpy.parameter import parameter_value_to_python
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from hobot_llamacpp_py.errors import NodeError
 
-__all__ = ['ChatClient', 'Event']
+__all__ = ['ERROR', 'ChatClient', 'Event']
 
 ERROR = '[error] '  # how the node begins a text that is no answer
 DISCOVERY_TIMEOUT = 5.0  # seconds; Fast DDS may take 3
 REPLY_TIMEOUT = 5.0  # seconds that a service, or the delivery of a picture, may take
-SILENCE = 15.0  # seconds without a message on /diagnostics, which come once a second
+# Seconds without a message on /diagnostics, which come once a second; the graph alone may err.
+SILENCE, SILENCE_OF_THE_GONE = 15.0, 3.0
 LOOK_PERIOD = 0.2  # seconds between two looks at the graph
 # After so many messages on /diagnostics that show the node idle no earlier prompt is on its way.
 QUIET = 3
@@ -42,42 +42,35 @@ PIECES = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE)
 PICTURES = QoSProfile(
     depth=1, reliability=RELIABLE.reliability, durability=DurabilityPolicy.TRANSIENT_LOCAL
 )
-LOST = (
-    'no answer comes: the queue was full (prompt_queue_size), this is the wake word, or the node'
-    ' was started again'
-)
+LOST = 'no answer comes: the queue was full, this is the wake word, or the node was started again'
 
 
-@dataclass(frozen=True)
-class Event:
-    """What happened to our question: a `thought`, a `piece`, the whole `answer` or an `error`."""
-
-    kind: str
-    text: str
+Event = tuple[str, str]
+"""What happens to our question: a 'thought' or a 'piece' of text, at last the whole 'text'."""
 
 
 class _Turns:
-    """Counts prompts and answers, to tell which of them are our own.
+    """Tells which of the node's answers is to our question.
 
-    A String has no id, but prompts are answered one by one in the order in which they come on the
-    prompt topic, and that is seen by all who listen there.
+    A String has no id, but prompts are answered one by one, each is named on ~/prompt when its
+    turn comes, and has one text on ~/text.
 
     Args:
         tell: is called with what happens to our own question.
     """
 
     def __init__(self, tell: Callable[[Event], None]) -> None:
-        self.is_continuous = False
-        """Whether the node always answers something that nobody asks on the topic."""
         self._tell = tell
         self._lock = threading.RLock()
-        self._sent: str | None = None  # our question, until it is seen on the topic
-        # The prompts that are not answered yet, and whether they are ours. The first is the one
-        # that is being answered.
+        self._sent: str | None = None  # our question, until its turn comes
+        # Topics may overtake each other. Whether each prompt is ours that has no text yet (the
+        # first one is being answered), or texts that came before their prompts.
         self._own: deque[bool] = deque()
+        self._early: deque[str] = deque()
         self._has_begun = False
         self._pieces = ''  # of the running answer
-        self._late = 0  # characters of the last answer that have not come as pieces yet
+        self._late = 0  # characters of earlier answers that have not come as pieces yet
+        self._saw_begin = True  # of the running answer
         self._quiet = 0
 
     def ask(self, question: str) -> None:
@@ -98,21 +91,24 @@ class _Turns:
             self._own = deque([False] * len(self._own))
 
     def on_prompt(self, prompt: str) -> None:
-        """Take note of anybody's prompt."""
+        """Take note of the prompt whose turn has come."""
         with self._lock:
-            if self.is_continuous and not self._own:
-                self._own.append(False)
-            self._own.append(prompt == self._sent)
-            if prompt == self._sent:
-                self._sent = None
             self._quiet = 0
+            own = prompt == self._sent
+            self._sent = None if own else self._sent
+            if not self._early:
+                self._own.append(own)
+                if own and len(self._own) == 1 and self._pieces:
+                    self._tell(('piece', self._pieces))
+            elif (text := self._early.popleft()) and own:
+                self._tell(('text', text))
 
     def on_thought(self, piece: str) -> None:
         """Take the next piece of what the model thinks."""
         with self._lock:
             self._quiet = 0
             if self.is_running():
-                self._tell(Event('thought', piece))
+                self._tell(('thought', piece))
 
     def on_piece(self, piece: str) -> None:
         """Take the next piece of the running answer."""
@@ -123,22 +119,25 @@ class _Turns:
             piece = piece[late:]
             self._pieces += piece
             if piece and self.is_running():
-                self._tell(Event('piece', piece))
+                self._tell(('piece', piece))
 
     def on_text(self, text: str) -> None:
         """Take a whole answer, or an error in its place."""
         with self._lock:
             self._quiet = 0
-            if self._own and self._own.popleft():
-                error = text.startswith(ERROR)
-                self._tell(Event('error', text[len(ERROR) :]) if error else Event('answer', text))
-            # Topics may overtake each other: pieces of this answer may still come, and the next
-            # one's may have come already.
-            pieces, self._pieces, self._late = self._pieces, '', 0
-            if text.startswith(pieces) and pieces:
-                self._late = len(text) - len(pieces)
+            if not self._own:
+                self._early.append(text)
+            elif self._own.popleft():
+                self._tell(('text', text))
+            # Pieces of this answer may still come, and the next one's may have come already.
+            pieces, self._pieces = self._pieces, ''
+            if text.startswith(pieces) and self._saw_begin and not text.startswith(ERROR):
+                self._late += len(text) - len(pieces)
             elif pieces.startswith(text):
                 self.on_piece(pieces[len(text) :])
+            elif pieces:  # we do not know: some were lost, or it failed
+                self._late = 0
+            self._saw_begin = True
 
     def on_state(self, state: str, waiting: int) -> None:
         """Take note of what the node says of itself: what is not on its way is lost.
@@ -147,8 +146,9 @@ class _Turns:
         """
         with self._lock:
             if not self._has_begun:
-                running = state in ('answering', 'waiting for an image')
-                self._own, self._has_begun = deque([False] * (waiting + running)), True
+                self._has_begun = True
+                self._saw_begin = state not in ('answering', 'waiting for an image')
+                self._own, self._early = deque([False] * (not self._saw_begin)), deque()
             if state in ('idle', 'loading') and not waiting:
                 self._quiet += 1
             elif state != 'preparing':  # which may be for no question at all
@@ -157,9 +157,10 @@ class _Turns:
                 return
             lost = self._sent is not None or any(self._own)
             self._own.clear()
+            self._early.clear()
             self._sent, self._pieces, self._late = None, '', 0
             if lost:
-                self._tell(Event('error', LOST))
+                self._tell(('text', ERROR + LOST))
 
 
 class ChatClient:
@@ -184,23 +185,21 @@ class ChatClient:
 
     def __enter__(self) -> ChatClient:
         # rclpy's own handlers would shut its context down; Ctrl-C is ours.
-        rclpy.init(
-            args=self._arguments, signal_handler_options=rclpy.signals.SignalHandlerOptions.NO
-        )
+        rclpy.init(args=self._arguments, signal_handler_options=SignalHandlerOptions.NO)
         self._node: Any = rclpy.create_node(f'llamacpp_chat_{os.getpid()}')
-        node = self._node
-        self._parameters = node.create_client(GetParameters, f'{self.name}/get_parameters')
+        self._parameters = self._node.create_client(GetParameters, f'{self.name}/get_parameters')
         self._services = {
-            verb: node.create_client(Trigger, f'{self.name}/{verb}')
+            verb: self._node.create_client(Trigger, f'{self.name}/{verb}')
             for verb in ('cancel', 'reset')
         }
         # In the order in which the executor is to look at them.
-        self._thoughts = self._listen(f'{self.name}/thinking', self._turns.on_thought, PIECES)
-        self._listen(f'{self.name}/partial', self._on_piece, PIECES)
-        self._listen(f'{self.name}/text', self._turns.on_text, RELIABLE)
-        node.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 10)
+        self._listen('prompt', self._turns.on_prompt, RELIABLE)
+        self._listen('text', self._after_thoughts(self._turns.on_text), RELIABLE)
+        self._thoughts = self._listen('thinking', self._turns.on_thought, PIECES)
+        self._listen('partial', self._after_thoughts(self._turns.on_piece), PIECES)
+        self._node.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 10)
         self._executor = SingleThreadedExecutor()
-        self._executor.add_node(node)
+        self._executor.add_node(self._node)
         self._spinner = threading.Thread(target=self._spin, name='executor', daemon=True)
         self._spinner.start()
         return self
@@ -221,14 +220,13 @@ class ChatClient:
         discovered = min(deadline, time.monotonic() + DISCOVERY_TIMEOUT)
         if not self._wait(self._parameters.service_is_ready, discovered):
             raise NodeError(self._no_node())
-        prompts, is_continuous = self.parameters('ros_string_sub_topic_name', 'continuous')
-        self._turns.is_continuous = is_continuous
+        (prompts,) = self.parameters('ros_string_sub_topic_name')
         topic = self._topic or self.topic_of_node(prompts)
         self._prompts = self._node.create_publisher(String, topic, RELIABLE)
-        self._listen(topic, self._turns.on_prompt, RELIABLE)
         discovered = min(deadline, time.monotonic() + DISCOVERY_TIMEOUT)
         if not self._wait(lambda: self._reaches_node(self._prompts), discovered):
             raise NodeError(f'{self.name} does not listen on {topic}: name its topic with --topic')
+        self.parameters('feed_type')  # until it has discovered us
         self._is_listening = True
         self.next_status(deadline)
         if self._status['state'] == 'loading':
@@ -238,8 +236,8 @@ class ChatClient:
 
     def ask(self, question: str) -> None:
         """Publish our question; `next_event` tells what comes of it."""
-        while not self._events.empty():
-            self._events.get()  # of one that was forgotten
+        while not self._events.empty():  # of one that was forgotten
+            self._events.get()
         self._turns.ask(question)
         self._prompts.publish(String(data=question))
 
@@ -291,17 +289,19 @@ class ChatClient:
         Raises:
             NodeError: it does not reply, or has none of that name.
         """
-        reply = self._reply(self._parameters, GetParameters.Request(names=names))
-        messages = (ParameterMessage(name='_', value=value) for value in reply.values)
-        values = [Parameter.from_parameter_msg(message).value for message in messages]
+        # With a new client: when the node has discovered that one it has discovered all that was
+        # made before, and receives what we publish. Until then a request may be lost.
+        client = self._node.create_client(GetParameters, self._parameters.srv_name)
+        reply = self._reply(client, GetParameters.Request(names=names), tries=10)
+        self._node.destroy_client(client)
+        values = [parameter_value_to_python(value) for value in reply.values]
         if len(values) < len(names) or None in values:
             raise NodeError(f'{self.name} is no node of hobot_llamacpp_py')
         return values
 
     def topic_of_node(self, topic: str) -> str:
         """Return a topic's whole name, as the node sees it."""
-        namespace, _, name = self.name.rpartition('/')
-        return str(expand_topic_name(topic, name, namespace or '/'))
+        return str(expand_topic_name(topic, *reversed(os.path.split(self.name))))
 
     def types_of_others(self, topic: str) -> set[str]:
         """Return the types that others publish on a topic."""
@@ -320,27 +320,27 @@ class ChatClient:
         deadline = time.monotonic() + REPLY_TIMEOUT
         if not self._wait(lambda: self._reaches_node(self._pictures), deadline):
             raise NodeError(f'{self.name} does not look at {topic}: is it remapped?')
+        self.parameters('feed_type')  # until it has discovered us
         self._pictures.publish(picture)
         if not self._pictures.wait_for_all_acked(Duration(seconds=REPLY_TIMEOUT)):
             raise NodeError(f'not all who subscribe to {topic} have received the picture')
 
     # -- the node --------------------------------------------------------------------------------
 
-    def _reply(self, client: Any, request: Any) -> Any:
+    def _reply(self, client: Any, request: Any, tries: int = 1) -> Any:
         """Call a service of the node and wait for its reply."""
-        done = threading.Event()
-        future = client.call_async(request)
-        future.add_done_callback(lambda _: done.set())
-        if not client.service_is_ready() or not done.wait(REPLY_TIMEOUT):
-            client.remove_pending_request(future)
-            raise NodeError(f'{client.srv_name} does not reply')
-        return future.result()
+        replies: SimpleQueue[Any] = SimpleQueue()
+        if self._wait(client.service_is_ready, time.monotonic() + REPLY_TIMEOUT):
+            for _ in range(tries):
+                client.call_async(request).add_done_callback(replies.put)
+                with suppress(Empty):
+                    return replies.get(timeout=REPLY_TIMEOUT / tries).result()
+        raise NodeError(f'{client.srv_name} does not reply')
 
     def _check_node(self) -> None:
-        if not self._parameters.service_is_ready():
-            raise NodeError(f'{self.name} has gone: its log says why')
-        if time.monotonic() - self._seen > SILENCE:
-            raise NodeError(f'{self.name} says nothing on /diagnostics: has it gone, or hung up?')
+        limit = SILENCE if self._parameters.service_is_ready() else SILENCE_OF_THE_GONE
+        if time.monotonic() - self._seen > limit:
+            raise NodeError(f'{self.name} has gone, or hangs: its log says why')
 
     def _reaches_node(self, publisher: Any) -> bool:
         infos = self._node.get_subscriptions_info_by_topic(publisher.topic_name)
@@ -350,13 +350,11 @@ class ChatClient:
     def _no_node(self) -> str:
         topics = self._node.get_topic_names_and_types()
         there = {topic.rpartition('/')[0] for topic, _ in topics if topic.endswith('/partial')}
-        found = sorted(there - {self.name})
-        if found:
-            return f'no node {self.name}, but {", ".join(found)}: choose with --node'
-        return (
-            f'no node {self.name} on ROS domain {os.environ.get("ROS_DOMAIN_ID") or 0}: start it'
-            ' (ros2 run hobot_llamacpp_py hobot_llamacpp_py), or name it with --node'
-        )
+        if found := ', '.join(sorted(there - {self.name})):
+            return f'no node {self.name}, but {found}: choose with --node'
+        domain = os.environ.get('ROS_DOMAIN_ID') or 0
+        run = 'ros2 run hobot_llamacpp_py hobot_llamacpp_py'
+        return f'no node {self.name} on ROS domain {domain}: start it ({run}), or see --node'
 
     def _wait(self, done: Callable[[], Any], deadline: float) -> bool:
         with self._news:
@@ -378,16 +376,18 @@ class ChatClient:
 
     def _listen(self, topic: str, callback: Callable[[str], None], qos: QoSProfile) -> Any:
         return self._node.create_subscription(
-            String, topic, lambda message: callback(message.data), qos
+            String, f'{self.name}/{topic}', lambda message: callback(message.data), qos
         )
 
-    def _on_piece(self, piece: str) -> None:
-        # Thoughts come first, but the executor would take one of each topic in turn.
-        handle = self._thoughts.handle
-        with handle:
-            while taken := handle.take_message(String, False):
-                self._turns.on_thought(taken[0].data)
-        self._turns.on_piece(piece)
+    def _after_thoughts(self, callback: Callable[[str], None]) -> Callable[[str], None]:
+        def take(text: str) -> None:
+            # Thoughts come first, but the executor takes one message of each topic in turn.
+            with (handle := self._thoughts.handle):
+                while taken := handle.take_message(String, False):
+                    self._turns.on_thought(taken[0].data)
+            callback(text)
+
+        return take
 
     def _on_diagnostics(self, message: Any) -> None:
         for status in message.status:

@@ -701,6 +701,22 @@ class TestControl:
             assert robot.call('reset').success
             assert robot.ask(DESCRIBE).startswith('There is')
 
+    def test_whose_turn_it_is(self, start: Start) -> None:
+        """~/prompt names each prompt when its turn comes, one for each text on ~/text."""
+        turns: list[str] = []
+        prompts = [DESCRIBE, ' ', QUESTIONS[1]]
+        with start(image=CONFIG / 'image2.jpg', cute_words='One moment.') as robot:
+            robot.listen('/llamacpp_node/prompt', lambda message: turns.append(message.data))
+            robot.wait_until_ready()
+            robot.wait_for(lambda: robot.client.count_publishers('/llamacpp_node/prompt'))
+            for prompt in prompts:
+                robot.say(prompt)
+            texts = [robot.next_text() for _ in prompts]
+            robot.wait_for(lambda: turns == prompts, 'naming')
+            assert texts[1] == '[error] the prompt is empty'
+            robot.wait_for(lambda: robot.speech[-1] == texts[2], 'speaking')
+            assert robot.speech.count('One moment.') == 2  # nothing is said to an empty prompt
+
     def test_full_queue(self, start: Start) -> None:
         """When too many prompts wait, the newest is refused, counted and logged."""
         with start(feed_type=1, image_timeout=60.0, prompt_queue_size=2) as robot:
