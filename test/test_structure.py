@@ -43,6 +43,7 @@ BINDINGS = {
     'hobot_dnn': {'vision/bpu_x5.py'},
     'hobot_dnn_rdkx5': {'vision/bpu_x5.py'},
     'hbm_runtime': {'vision/bpu_s100.py'},
+    'mcp': {'web/mcp_tools.py'},
 }
 MODULES = sorted(path for path in PACKAGE.rglob('*.py') if path.name != '__init__.py')
 
@@ -131,7 +132,7 @@ def test_bindings_are_imported_where_they_are_wrapped(binding: str) -> None:
 # What rosdep has no key for, or where it is needed at run time only if it is there.
 NOT_DECLARED = {
     *('llama_cpp', 'llguidance', 'onnxruntime', 'gguf', 'huggingface_hub', 'requests'),  # PyPI
-    *('starlette', 'uvicorn', 'PIL'),  # PyPI
+    *('starlette', 'uvicorn', 'anyio', 'mcp', 'PIL'),  # PyPI
     *('hobot_dnn', 'hobot_dnn_rdkx5', 'hbm_runtime', 'ai_msgs', 'hbm_img_msgs'),  # boards
 }
 DEBIAN = {'numpy': 'python3-numpy', 'cv2': 'python3-opencv'}

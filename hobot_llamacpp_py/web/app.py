@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -14,6 +17,7 @@ from hobot_llamacpp_py.web.api import Api
 from hobot_llamacpp_py.web.backend import Backend
 from hobot_llamacpp_py.web.guard import Guard
 from hobot_llamacpp_py.web.http_error import HttpError
+from hobot_llamacpp_py.web.mcp_endpoint import McpEndpoint
 
 __all__ = ['make_app']
 
@@ -26,12 +30,21 @@ def make_app(backend: Backend, token: str, host: str) -> Starlette:
         host: the address that the server listens on.
     """
     api = Api(backend)
+    mcp = McpEndpoint(api, backend)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with mcp.lifespan():
+            yield
+
     return Starlette(
         routes=[
             Route('/v1/chat/completions', api.chat_completions, methods=['POST']),
             Route('/v1/models', api.models),
             Route('/health', api.health),
+            Route('/mcp', mcp),
         ],
+        lifespan=lifespan,
         middleware=[Middleware(Guard, token=token, host=host)],
         exception_handlers={HttpError: _refused, HTTPException: _not_found, Exception: _failed},
     )

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hobot_llamacpp_py.web.http_error import HttpError
 
-__all__ = ['Guard', 'is_loopback', 'read_json']
+__all__ = ['MOST_BYTES', 'Guard', 'is_loopback', 'parse_json', 'read_body', 'read_json']
 
 MOST_BYTES = 20 << 20
 MOST_MARKS = 20_000  # brackets, commas and colons in a body
@@ -107,16 +107,24 @@ async def read_json(request: Request) -> Any:
     Raises:
         HttpError: it is none, too large, too slow, or not said to be JSON.
     """
+    return await run_in_threadpool(parse_json, await read_body(request))
+
+
+async def read_body(request: Request) -> bytes:
+    """Return the body of a request that brings JSON.
+
+    Raises:
+        HttpError: it is too large, too slow, or not said to be JSON.
+    """
     kind = request.headers.get('content-type', '').partition(';')[0].strip().lower()
     if kind != 'application/json':  # a form of another page could be anything else
         raise HttpError(415, 'the content type must be application/json')
     try:
-        body = await asyncio.wait_for(_read(request), BODY_TIMEOUT)
+        return await asyncio.wait_for(_read(request), BODY_TIMEOUT)
     except asyncio.TimeoutError:
         raise HttpError(408, f'the body did not come within {BODY_TIMEOUT:g} s') from None
     except ClientDisconnect:
         raise HttpError(400, 'the client has gone') from None
-    return await run_in_threadpool(_parsed, body)
 
 
 async def _read(request: Request) -> bytes:
@@ -128,7 +136,12 @@ async def _read(request: Request) -> bytes:
     return bytes(body)
 
 
-def _parsed(body: bytes) -> Any:
+def parse_json(body: bytes) -> Any:
+    """Return what a JSON text holds, if it is of a depth and number of values that people write.
+
+    Raises:
+        HttpError: it is none, or of too many.
+    """
     depth = 0
     for n, mark in enumerate(_MARKS.finditer(body)):
         first = body[mark.start()]

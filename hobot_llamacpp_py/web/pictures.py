@@ -8,14 +8,18 @@ import io
 import re
 import warnings
 
+import cv2
+
 from hobot_llamacpp_py.vision.image_file import decoded
 from hobot_llamacpp_py.web.backend import Bgr
 from hobot_llamacpp_py.web.http_error import HttpError
 
-__all__ = ['read_data_url']
+__all__ = ['as_jpeg', 'read_data_url']
 
 FORMATS = ('JPEG', 'PNG', 'WEBP')
 MOST_PIXELS = 50_000_000
+# An MCP client takes no message over 1 MiB: these keep even noise below that, in base64.
+JPEG_SIDE, JPEG_QUALITY = 1024, 80
 _DATA_URL = re.compile(r'data:image/(?:jpeg|jpg|png|webp);base64,', re.IGNORECASE)
 
 
@@ -42,6 +46,16 @@ def read_data_url(url: str) -> Bgr:
     if bgr is None:
         raise HttpError(400, 'a picture cannot be decoded: it is damaged')
     return bgr
+
+
+def as_jpeg(bgr: Bgr) -> bytes:
+    """Return a BGR picture [h, w, 3] as a JPEG file, made smaller where it is large."""
+    height, width = bgr.shape[:2]
+    scale = JPEG_SIDE / max(height, width)
+    if scale < 1:
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        bgr = cv2.resize(bgr, size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+    return cv2.imencode('.jpg', bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
 
 
 def _size(data: bytes) -> tuple[int, int]:
