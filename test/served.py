@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from nano import CONFIG, MODELS, ROOT
 
-__all__ = ['Served', 'data_url']
+__all__ = ['Served', 'data_url', 'free_port']
 
 
 class Served:
@@ -52,6 +53,13 @@ class Served:
             self.process.kill()
             raise
         return self.process.returncode, errors
+
+
+def free_port() -> int:
+    """Return a port that nobody has at the moment."""
+    with socket.socket() as found:
+        found.bind(('127.0.0.1', 0))
+        return int(found.getsockname()[1])
 
 
 def data_url(bgr: np.ndarray, suffix: str = 'png') -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -89,6 +90,9 @@ class McpEndpoint:
     def _import(self) -> McpTools:
         from hobot_llamacpp_py.web.mcp_tools import McpTools
 
+        # The SDK's many classes are here to stay: else the process would search them for garbage
+        # again and again, and for a third of a second when it ends.
+        gc.freeze()
         return McpTools(self._api, self._backend)
 
 

@@ -42,6 +42,7 @@ INSTRUCTIONS = (
 )
 READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 PROGRESS = 8  # pieces of text between two reports
+SHOWN = 200  # characters of the answer's end that a report shows
 
 Context = ServerRequestContext[Any, Any]
 Content = list[TextContent | ImageContent]
@@ -141,7 +142,8 @@ class McpTools:
                 elif isinstance(event, Piece):
                     said += event.text
                     if n_pieces % PROGRESS == 0:
-                        await context.session.report_progress(n_pieces + 1, message=said.strip())
+                        shown = said[-SHOWN:].strip()
+                        await context.session.report_progress(n_pieces + 1, message=shown)
                     n_pieces += 1
                 elif isinstance(event, Done):
                     return said.strip(), seen
@@ -151,7 +153,7 @@ class McpTools:
 def _text(arguments: dict[str, Any], name: str) -> str:
     text = arguments.get(name)
     if not isinstance(text, str) or not text.strip():
-        raise HttpError(400, f'{name} must be a text')
+        raise HttpError(400, f'{name} must be a text, and not empty')
     return text
 
 
