@@ -22,7 +22,7 @@ from mcp.types import (
 )
 from starlette.concurrency import run_in_threadpool
 
-from hobot_llamacpp_py.errors import VlmError, one_line
+from hobot_llamacpp_py.errors import one_line
 from hobot_llamacpp_py.web.api import Api
 from hobot_llamacpp_py.web.backend import Backend, Bgr
 from hobot_llamacpp_py.web.chat_request import CAMERA, ChatRequest, Message
@@ -32,8 +32,6 @@ from hobot_llamacpp_py.web.http_error import HttpError
 from hobot_llamacpp_py.web.pictures import as_jpeg
 
 __all__ = ['McpTools']
-
-log = logging.getLogger(__name__)
 
 INSTRUCTIONS = (
     'A robot with a camera and a small vision-language model of its own. `look` answers a question'
@@ -100,10 +98,7 @@ class McpTools:
             except HttpError as error:
                 again = f'; try again in {error.retry_after} s' if error.retry_after else ''
                 return _failed(f'{error}{again}')
-            except VlmError as error:
-                return _failed(one_line(error))
             except Exception as error:
-                log.error('the MCP tool %s has failed: %s', parameters.name, one_line(error))
                 return _failed(one_line(error))
             finally:
                 if self._running.get(key) is scope:

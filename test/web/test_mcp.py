@@ -6,8 +6,6 @@ import json
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,8 @@ import anyio
 import cv2
 import numpy as np
 import pytest
-from nano import MODELS, draw_scene
-from served import SAMPLE, Served
+from nano import draw_scene
+from served import DIGITS, SAMPLE, TIMEOUT, Served, serving
 
 pytest.importorskip('mcp', reason='needs requirements/web.txt')
 
@@ -25,17 +23,13 @@ from agents import answering, pixels
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
-from hobot_llamacpp_py.config import ChatConfig, DecoderConfig, SamplingConfig
-from hobot_llamacpp_py.engine import Engine, json_schema
-from hobot_llamacpp_py.web.server import Server
-from hobot_llamacpp_py.web.standalone import EngineThread
+from hobot_llamacpp_py.config import ChatConfig, SamplingConfig
+from hobot_llamacpp_py.engine import json_schema
 
 DESCRIBE, COLOR = 'Describe the image.', 'What color is the circle?'
 START = 'There is a yellow star at the top, '
 IMAGE2 = f'{START}a red circle on the left and a blue square on the right.'
-DIGITS = {'type': 'array', 'items': {'enum': [0, 1, 2, 3]}, 'minItems': 20000}
 TOKEN = 'abcdefgh12345678'
-TIMEOUT = 60  # seconds: generous, for machines that are busy with something else
 
 pytestmark = pytest.mark.parametrize('mode', ['auto', 'legacy'])
 
@@ -44,26 +38,6 @@ pytestmark = pytest.mark.parametrize('mode', ['auto', 'legacy'])
 def served() -> Iterator[Served]:
     with Served('internvl', ['--picture', str(SAMPLE)]) as server:
         yield server
-
-
-@contextmanager
-def serving(family: str = 'internvl', **options: Any) -> Iterator[str]:
-    """Serve within this process; `options` are EngineThread's. Give the address."""
-    encoder, decoder, kind = MODELS[family]
-    config = DecoderConfig(n_ctx=32768, n_threads=1)
-    load = partial(Engine.open, decoder, encoder, family=kind, config=config)
-    failures: list[str] = []
-    given = {'config': ChatConfig(), 'queue_size': 8, **options}
-    thread = EngineThread(load, 'nano', on_failed=failures.append, **given)
-    server = Server(thread, '127.0.0.1', 0)
-    thread.start()
-    server.start()
-    try:
-        yield f'http://127.0.0.1:{server.port}'
-    finally:
-        thread.close(TIMEOUT)
-        server.stop(TIMEOUT)
-    assert failures == []
 
 
 @pytest.fixture(scope='module')
@@ -197,7 +171,6 @@ def test_no_camera(endless: str, mode: str) -> None:
 
 def test_text_model(mode: str) -> None:
     """A model without a vision encoder answers texts, and says that it cannot look."""
-    decoder = MODELS['internvl'][1]
 
     async def go() -> None:
         async with Client(f'{url}/mcp', mode=mode) as client:
@@ -205,17 +178,8 @@ def test_text_model(mode: str) -> None:
             result = await client.call_tool('look', {'question': DESCRIBE})
             assert result.is_error and 'takes no pictures' in result.content[0].text
 
-    load = partial(Engine.open, decoder, None, family=MODELS['internvl'][2])
-    thread = EngineThread(load, 'nano', ChatConfig(), 8, print, lambda: draw_scene(1)[1])
-    server = Server(thread, '127.0.0.1', 0)
-    thread.start()
-    server.start()
-    url = f'http://127.0.0.1:{server.port}'
-    try:
+    with serving(can_see=False, see=lambda: draw_scene(1)[1]) as url:
         run(go)
-    finally:
-        thread.close(TIMEOUT)
-        server.stop(TIMEOUT)
 
 
 async def start(client: Client, scope: anyio.CancelScope, begun: anyio.Event) -> None:
