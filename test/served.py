@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from nano import CONFIG, MODELS, ROOT
 
-__all__ = ['Served', 'data_url']
+from hobot_llamacpp_py.config import ChatConfig, DecoderConfig
+from hobot_llamacpp_py.engine import Engine
+from hobot_llamacpp_py.web.server import Server
+from hobot_llamacpp_py.web.standalone import EngineThread
+
+TIMEOUT = 60  # seconds: generous, for machines that are busy with something else
+
+__all__ = ['DIGITS', 'SAMPLE', 'TIMEOUT', 'Served', 'data_url', 'free_port', 'serving']
 
 
 class Served:
@@ -52,6 +63,38 @@ class Served:
             self.process.kill()
             raise
         return self.process.returncode, errors
+
+
+@contextmanager
+def serving(family: str = 'internvl', can_see: bool = True, **options: Any) -> Iterator[str]:
+    """Serve within this process; `options` are EngineThread's. Give the address."""
+    encoder, decoder, kind = MODELS[family]
+    config = DecoderConfig(n_ctx=32768, n_threads=1)
+    eyes = encoder if can_see else None
+    load = partial(Engine.open, decoder, eyes, family=kind, config=config)
+    failures: list[str] = []
+    given = {'config': ChatConfig(), 'queue_size': 8, **options}
+    thread = EngineThread(load, 'nano', on_failed=failures.append, **given)
+    server = Server(thread, '127.0.0.1', 0)
+    thread.start()
+    server.start()
+    try:
+        yield f'http://127.0.0.1:{server.port}'
+    finally:
+        thread.close(TIMEOUT)
+        server.stop(TIMEOUT)
+    assert failures == []
+
+
+def free_port() -> int:
+    """Return a port that nobody has at the moment."""
+    with socket.socket() as found:
+        found.bind(('127.0.0.1', 0))
+        return int(found.getsockname()[1])
+
+
+DIGITS = {'type': 'array', 'items': {'enum': [0, 1, 2, 3]}, 'minItems': 20000}
+"""The JSON Schema of an answer that has no end."""
 
 
 def data_url(bgr: np.ndarray, suffix: str = 'png') -> str:

@@ -46,6 +46,7 @@ BINDINGS = {
     'hobot_dnn_rdkx5': {'vision/bpu_x5.py'},
     'hbm_runtime': {'vision/bpu_s100.py'},
     'PIL': {'drawing/caption.py', 'web/pictures.py'},
+    'mcp': {'web/mcp_tools.py'},
 }
 MODULES = sorted(path for path in PACKAGE.rglob('*.py') if path.name != '__init__.py')
 
@@ -136,7 +137,7 @@ NOT_DECLARED = {
     *('llama_cpp', 'llguidance', 'onnxruntime', 'gguf', 'huggingface_hub', 'requests'),  # PyPI
     'matplotlib',  # bench --plot
     'prompt_toolkit',  # PyPI, for the terminal
-    *('starlette', 'uvicorn', 'prometheus_client'),  # PyPI
+    *('starlette', 'uvicorn', 'anyio', 'mcp', 'prometheus_client'),  # PyPI
     *('hobot_dnn', 'hobot_dnn_rdkx5', 'hbm_runtime', 'ai_msgs', 'hbm_img_msgs'),  # boards
 }
 DEBIAN = {'numpy': 'python3-numpy', 'cv2': 'python3-opencv', 'PIL': 'python3-pil'}

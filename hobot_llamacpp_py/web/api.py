@@ -31,12 +31,11 @@ from hobot_llamacpp_py.web.completion import (
 from hobot_llamacpp_py.web.conversations import Conversations
 from hobot_llamacpp_py.web.guard import read_json
 from hobot_llamacpp_py.web.http_error import HttpError
-from hobot_llamacpp_py.web.pictures import read_data_url
+from hobot_llamacpp_py.web.pictures import read_data_urls
 
 __all__ = ['Api']
 
 RETRY_AFTER = 2  # seconds, where the queue is full
-SEND_TIMEOUT = 30.0  # seconds that a client may take to take a piece
 
 Observer = Callable[[Completion, Event], None]
 
@@ -114,7 +113,7 @@ class Api:
             HttpError: the queue is full, or something is wrong with pictures or constraint.
         """
         urls = {m.picture for m in chat.messages if m.picture and m.picture != CAMERA}
-        pictures = {url: await run_in_threadpool(read_data_url, url) for url in urls}
+        pictures = await run_in_threadpool(read_data_urls, urls)
         try:
             defaults = await run_in_threadpool(self._backend.defaults)
             if chat.constraint:
@@ -227,7 +226,7 @@ class _Given:
 
 
 class _Stream(StreamingResponse):
-    """Server-sent events; a client that does not take them is left."""
+    """Server-sent events."""
 
     media_type = 'text/event-stream'
 
@@ -236,11 +235,8 @@ class _Stream(StreamingResponse):
         self._events = events
 
     async def stream_response(self, send: Any) -> None:
-        async def send_soon(message: Any) -> None:
-            await asyncio.wait_for(send(message), SEND_TIMEOUT)
-
         try:
-            await super().stream_response(send_soon)
+            await super().stream_response(send)
         finally:
             await self._events.aclose()
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -14,6 +17,7 @@ from hobot_llamacpp_py.web.api import Api
 from hobot_llamacpp_py.web.backend import Backend
 from hobot_llamacpp_py.web.guard import Guard
 from hobot_llamacpp_py.web.http_error import HttpError
+from hobot_llamacpp_py.web.mcp_endpoint import McpEndpoint
 from hobot_llamacpp_py.web.metrics import Metrics
 from hobot_llamacpp_py.web.page import Page
 
@@ -28,6 +32,13 @@ def make_app(backend: Backend, metrics: Metrics, token: str, host: str) -> Starl
         host: the address that the server listens on.
     """
     api, page = Api(backend, metrics.observe), Page(backend, metrics)
+    mcp = McpEndpoint(api, backend)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with mcp.lifespan():
+            yield
+
     return Starlette(
         routes=[
             Route('/v1/chat/completions', api.chat_completions, methods=['POST']),
@@ -37,7 +48,9 @@ def make_app(backend: Backend, metrics: Metrics, token: str, host: str) -> Starl
             Route('/frame', page.frame),
             Route('/figures', page.figures),
             Route('/metrics', page.metrics),
+            Route('/mcp', mcp),
         ],
+        lifespan=lifespan,
         middleware=[Middleware(Guard, token=token, host=host)],
         exception_handlers={HttpError: _refused, HTTPException: _not_found, Exception: _failed},
     )

@@ -205,7 +205,8 @@ def _changes(body: Mapping[str, Any]) -> dict[str, Any]:
 
 def _number(value: Any, name: str, low: float, high: float, kind: type) -> int | float:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or kind(value) != value:
+    is_finite = is_number and (isinstance(value, int) or math.isfinite(value))
+    if not is_finite or (kind is int and int(value) != value):
         what = 'a whole number' if kind is int else 'a number'
         raise HttpError(400, f'{name} must be {what}', param=name)
     if not low <= value <= high:

@@ -9,7 +9,6 @@ import json
 import re
 import socket
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
@@ -19,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hobot_llamacpp_py.web.http_error import HttpError
 
-__all__ = ['Guard', 'is_loopback', 'read_json']
+__all__ = ['MOST_BYTES', 'Guard', 'is_loopback', 'parse_json', 'read_body', 'read_json']
 
 MOST_BYTES = 20 << 20
 MOST_MARKS = 20_000  # brackets, commas and colons in a body
@@ -28,7 +27,8 @@ BODY_TIMEOUT = 30.0  # seconds until a body must be there
 OPEN_PATHS = ('/', '/health')
 """What anybody may see: the page, which holds nothing, and whether the server is well."""
 
-_MARKS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[][{},:]', re.DOTALL)
+_HOST = re.compile(r'(\[[0-9a-f:.]+\]|[0-9a-z._-]+)(?::\d{1,5})?', re.IGNORECASE)
+_MARKS = re.compile(rb'"[^"]*"?|[][{},:]')  # of a text without escapes; linear, whatever it is
 
 
 class Guard:
@@ -69,11 +69,10 @@ class Guard:
         host = headers.get('host', '')
         if not self._is_own(host):
             raise HttpError(403, f'the host {host!r} is not this server', code='host')
-        origin = headers.get('origin')
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if not _is_same_origin(host, headers):
             raise HttpError(403, 'requests from other origins are refused', code='origin')
         size = headers.get('content-length', '0')
-        if not size.isdigit() or int(size) > MOST_BYTES:
+        if not size.isdecimal() or len(size) > 20 or int(size) > MOST_BYTES:
             raise HttpError(413, f'a body may have {MOST_BYTES >> 20} MB', code='body_size')
         if self._token and path not in OPEN_PATHS:
             kind, _, token = headers.get('authorization', '').partition(' ')
@@ -82,15 +81,24 @@ class Guard:
                 raise HttpError(401, 'the token is missing or wrong', code='invalid_api_key')
 
     def _is_own(self, host: str) -> bool:
-        try:
-            name = urlsplit(f'//{host}').hostname or ''
-        except ValueError:
-            return False
+        match = _HOST.fullmatch(host)
+        name = match[1].strip('[]').lower() if match else ''
         try:
             address = ipaddress.ip_address(name)
         except ValueError:
-            return name.lower() in self._names
+            return name in self._names
         return address.is_loopback or not self._loopback_only
+
+
+def _is_same_origin(host: str, headers: Headers) -> bool:
+    """Tell whether it is no page of another origin that asks; programs name no origin."""
+    origin = headers.get('origin')
+    if origin is not None:
+        return origin.lower() in (f'http://{host.lower()}', f'https://{host.lower()}')
+    # Pictures and frames of another page name no origin. Links may lead here.
+    if headers.get('sec-fetch-site', 'none') in ('none', 'same-origin'):
+        return True
+    return headers.get('sec-fetch-dest') == 'document'
 
 
 def is_loopback(host: str) -> bool:
@@ -107,16 +115,24 @@ async def read_json(request: Request) -> Any:
     Raises:
         HttpError: it is none, too large, too slow, or not said to be JSON.
     """
+    return await run_in_threadpool(parse_json, await read_body(request))
+
+
+async def read_body(request: Request) -> bytes:
+    """Return the body of a request that brings JSON.
+
+    Raises:
+        HttpError: it is too large, too slow, or not said to be JSON.
+    """
     kind = request.headers.get('content-type', '').partition(';')[0].strip().lower()
     if kind != 'application/json':  # a form of another page could be anything else
         raise HttpError(415, 'the content type must be application/json')
     try:
-        body = await asyncio.wait_for(_read(request), BODY_TIMEOUT)
+        return await asyncio.wait_for(_read(request), BODY_TIMEOUT)
     except asyncio.TimeoutError:
         raise HttpError(408, f'the body did not come within {BODY_TIMEOUT:g} s') from None
     except ClientDisconnect:
         raise HttpError(400, 'the client has gone') from None
-    return await run_in_threadpool(_parsed, body)
 
 
 async def _read(request: Request) -> bytes:
@@ -128,14 +144,24 @@ async def _read(request: Request) -> bytes:
     return bytes(body)
 
 
-def _parsed(body: bytes) -> Any:
+def parse_json(body: bytes) -> Any:
+    """Return what a JSON text holds, if it is of a depth and number of values that people write.
+
+    Raises:
+        HttpError: it is none, or of too many.
+    """
     depth = 0
-    for n, mark in enumerate(_MARKS.finditer(body)):
-        first = body[mark.start()]
+    bare = body.replace(b'\\\\', b'').replace(b'\\"', b'')
+    for n, mark in enumerate(_MARKS.finditer(bare)):
+        first = bare[mark.start()]
         depth += (first in b'[{') - (first in b']}')
         if n > MOST_MARKS or depth > DEEPEST:
             raise HttpError(413, 'the JSON is too deep or has too many values', code='json_size')
     try:
-        return json.loads(body)
+        return json.loads(body.decode(), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise HttpError(400, f'the body is no JSON: {error}') from None
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f'{text} is no number of it')

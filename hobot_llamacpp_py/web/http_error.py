@@ -22,6 +22,7 @@ class HttpError(Exception):
     ) -> None:
         super().__init__(message)
         self.status, self.param, self.code = status, param, code
+        self.retry_after = retry_after
         self.headers = {'Retry-After': str(retry_after)} if retry_after else {}
         if status == 401:
             self.headers['WWW-Authenticate'] = 'Bearer'

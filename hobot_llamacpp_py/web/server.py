@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 
 PACKAGES = ('starlette', 'uvicorn', 'mcp', 'prometheus_client', 'PIL')
 INSTALL = 'pip3 install -r requirements/web.txt'
-MOST_CONNECTIONS = 64
+WAITING = 64  # connections that the kernel holds for us
+SEND_BUFFER = 1 << 18  # bytes: what a client does not take is to show soon
 LOOPBACK = ('127.0.0.1', '::1', 'localhost')
 
 
@@ -61,7 +62,7 @@ class Server:
 
     def start(self) -> None:
         """Begin to serve."""
-        self._socket.listen(MOST_CONNECTIONS)  # who comes before the imports are done waits
+        self._socket.listen(WAITING)  # who comes before the imports are done waits
         self._thread.start()
 
     def stop(self, timeout: float = 1.0) -> None:
@@ -77,11 +78,12 @@ class Server:
         try:
             import uvicorn
 
+            from hobot_llamacpp_py.web import connection
             from hobot_llamacpp_py.web.app import make_app
 
             config = uvicorn.Config(
                 make_app(self._backend, self.metrics, self._token, self._host),
-                http='h11',
+                http=connection.Connection,
                 loop='asyncio',
                 ws='none',
                 lifespan='on',
@@ -89,8 +91,9 @@ class Server:
                 log_level='critical',  # what goes wrong is logged by us, in one line
                 access_log=False,
                 server_header=False,
-                limit_concurrency=MOST_CONNECTIONS,
-                timeout_keep_alive=15,
+                limit_concurrency=connection.MOST_CONNECTIONS + 1,
+                timeout_keep_alive=connection.KEEP_ALIVE,
+                backlog=WAITING,
                 timeout_graceful_shutdown=0,
                 h11_max_incomplete_event_size=1 << 14,
             )
@@ -129,6 +132,7 @@ def _bound(host: str, port: int) -> socket.socket:
         )[0]
         taken = socket.socket(family, kind, protocol)
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         taken.bind(address)
         return taken
     except OSError as error:

@@ -12,6 +12,7 @@ import pytest
 import s100
 from nano import CONFIG, answer, draw_scene
 from robot import Robot, without_stamps
+from served import free_port
 
 openai = pytest.importorskip('openai', reason='needs requirements/web_test.txt')
 
@@ -19,12 +20,6 @@ Start = Callable[..., AbstractContextManager[Robot]]
 DESCRIBE = 'Describe the image.'
 START = 'There is a yellow star at the top, '
 IMAGE2 = f'{START}a red circle on the left and a blue square on the right.'
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(('127.0.0.1', 0))
-        return int(found.getsockname()[1])
 
 
 def client_of(port: int, token: str = 'none') -> Any:
