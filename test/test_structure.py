@@ -18,8 +18,9 @@ CORE = {
 ROOMS = {
     'vision': CORE,
     'engine': CORE | {'vision'},
+    'remote': CORE | {'vision', 'engine'},
     'web': CORE | {'vision', 'engine'},
-    'ros': CORE | {'vision', 'engine', 'web'},
+    'ros': CORE | {'vision', 'engine', 'remote', 'web'},
     'launching': CORE | {'ros'},
     'tools': CORE | {'vision', 'engine', 'web', 'ros'},
     '__main__': {'ros'},
@@ -40,6 +41,7 @@ BINDINGS = {
         'vision/mmproj.py',
     },
     'llguidance': {'engine/constraint_compiler.py', 'engine/constraint_trial.py'},
+    'openai': {'remote/connection.py'},
     'hobot_dnn': {'vision/bpu_x5.py'},
     'hobot_dnn_rdkx5': {'vision/bpu_x5.py'},
     'hbm_runtime': {'vision/bpu_s100.py'},
@@ -131,7 +133,7 @@ def test_bindings_are_imported_where_they_are_wrapped(binding: str) -> None:
 # What rosdep has no key for, or where it is needed at run time only if it is there.
 NOT_DECLARED = {
     *('llama_cpp', 'llguidance', 'onnxruntime', 'gguf', 'huggingface_hub', 'requests'),  # PyPI
-    *('starlette', 'uvicorn', 'PIL'),  # PyPI
+    *('openai', 'starlette', 'uvicorn', 'PIL'),  # PyPI
     *('hobot_dnn', 'hobot_dnn_rdkx5', 'hbm_runtime', 'ai_msgs', 'hbm_img_msgs'),  # boards
 }
 DEBIAN = {'numpy': 'python3-numpy', 'cv2': 'python3-opencv'}

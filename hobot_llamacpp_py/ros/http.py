@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from hobot_llamacpp_py.config import ChatConfig
 from hobot_llamacpp_py.engine.inbox import Inbox, Task
@@ -22,7 +21,7 @@ class NodeBackend:
         self, settings: Settings, inbox: Inbox, source: PictureSource, worker: Worker
     ) -> None:
         self._settings, self._inbox, self._source, self._worker = settings, inbox, source, worker
-        self.model = Path(settings.files['llm_model_name']).stem
+        self.model = settings.model_name('llm_model_name')
 
     @property
     def state(self) -> str:
@@ -43,8 +42,9 @@ class NodeBackend:
 
     def figures(self) -> Mapping[str, float]:
         engine = self._worker.engine
-        used, size = (engine.cache.n_past, engine.decoder.n_ctx) if engine else (0, 0)
-        return {'queue': len(self._inbox), 'KV cells used': used, 'KV cells': size}
+        figures = engine.figures() if engine else {}
+        numbers = {k: value for k, value in figures.items() if isinstance(value, (int, float))}
+        return {'queue': len(self._inbox), **numbers}
 
 
 def make_server(settings: Settings, inbox: Inbox, source: PictureSource, worker: Worker) -> Server:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rcl_interfaces.msg import SetParametersResult
@@ -12,7 +11,7 @@ from rclpy.parameter import Parameter
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from hobot_llamacpp_py.engine import Engine
+from hobot_llamacpp_py.engine import Vlm
 from hobot_llamacpp_py.engine.inbox import Inbox
 from hobot_llamacpp_py.engine.threads import usable_cores
 from hobot_llamacpp_py.ros.diagnostics import PERIOD, Diagnostics, timings
@@ -68,9 +67,7 @@ class LlamacppNode(Node):
             speech_topic=parameters.text_msg_pub_topic_name,
             targets_topic=parameters.ai_msg_pub_topic_name,
             # A text chat has no encoder.
-            model=Path(
-                settings.files.get('model_file_name', settings.files['llm_model_name'])
-            ).stem,
+            model=settings.model_name('model_file_name', 'llm_model_name'),
         )
         self._reporter = Reporter(self, results, lambda: settings.current, on_finished)
         self._diagnostics = Diagnostics(self)
@@ -127,10 +124,18 @@ class LlamacppNode(Node):
         images = ImageSubscription(self, sources)
         return CameraFrames(images, self._inbox, lambda: self._settings.current)
 
-    def _load_models(self) -> Engine:
+    def _load_models(self) -> Vlm:
         """Load the models, in the inference thread."""
         log_as(self.get_logger())
         parameters, files = self._settings.current, self._settings.files
+        if parameters.is_remote:
+            from hobot_llamacpp_py.remote.engine import RemoteEngine
+
+            return RemoteEngine.open(
+                files['llm_model_name'], parameters.remote_config(), parameters.vision_config()
+            )
+        from hobot_llamacpp_py.engine import Engine
+
         wanted, cores = parameters.llm_threads, usable_cores()
         if wanted > cores:
             self.get_logger().warning(
@@ -211,15 +216,9 @@ class LlamacppNode(Node):
                 **self._settings.files,
                 **self._source.describe(self._diagnostics.has_reader()),
                 **timings(reporter.last_stats),
-                'KV cells used': engine.cache.n_past if engine else 0,
-                'KV cells': engine.decoder.n_ctx if engine else 0,
-                'threads of decode, prefill': _shown_threads(engine),
+                **(engine.figures() if engine else {}),
                 'prompts dropped': self._inbox.refused,
                 'incompatible prompt publishers': self._missed_publishers,
                 'last error': reporter.last_error,
             },
         )
-
-
-def _shown_threads(engine: Engine | None) -> str:
-    return ', '.join(map(str, engine.decoder.n_threads_now)) if engine else ''

@@ -12,6 +12,7 @@ from hobot_llamacpp_py.config import (
     Constraint,
     DecoderConfig,
     EncoderConfig,
+    RemoteConfig,
     SamplingConfig,
     VisionConfig,
 )
@@ -27,6 +28,7 @@ from hobot_llamacpp_py.ros.node_parameters import (
     CppParameters,
     PictureParameters,
     PromptParameters,
+    RemoteParameters,
     ServerParameters,
 )
 from hobot_llamacpp_py.ros.parameter_spec import ParameterSpec, Scalar, specs_of
@@ -38,6 +40,7 @@ __all__ = ['Parameters', 'coerce', 'explained', 'specs']
 class Parameters(
     # The fields of the last one come first.
     ServerParameters,
+    RemoteParameters,
     EncoderParameters,
     DecoderParameters,
     SamplingParameters,
@@ -68,6 +71,11 @@ class Parameters(
         return FAMILIES[self.model_type]
 
     @property
+    def is_remote(self) -> bool:
+        """Whether a server stands in for the models."""
+        return self.llm_model_name.lower().startswith(('http://', 'https://'))
+
+    @property
     def asks_again(self) -> bool:
         """Whether the same question is asked about frame after frame."""
         return self.continuous and bool(self.user_prompt.strip())
@@ -94,6 +102,10 @@ class Parameters(
     def vision_config(self) -> VisionConfig:
         """Return what concerns pictures and their embeddings."""
         return VisionConfig(**self._fields(VisionConfig))
+
+    def remote_config(self) -> RemoteConfig:
+        """Return what concerns a server that stands in for the models."""
+        return RemoteConfig(**self._fields(RemoteConfig))
 
     def chat_config(self, system_prompt: str, constraint: Constraint | None = None) -> ChatConfig:
         """Return what concerns the conversation; the system prompt is a text, not a file."""
