@@ -80,6 +80,7 @@ class Engine:
         encoder_threads: Callable[[], int] | None = None,
     ) -> None:
         self.decoder, self.encoder, self.vocabulary = decoder, encoder, decoder.vocabulary
+        self.tokenize = decoder.vocabulary.tokenize
         self.cache = KvCache(decoder)
         self.loop = TokenLoop(decoder, self.cache)
         self._pictures: Pictures | None = None
@@ -177,10 +178,6 @@ class Engine:
             self.decoder.cancel_on(cancel)
             self._prefill(elements, stats, cancel, logits=False)
         return stats
-
-    def tokenize(self, text: str) -> list[int]:
-        """Return a text as the tokens of a turn's answer."""
-        return self.vocabulary.tokenize(text)
 
     def figures(self) -> dict[str, object]:
         """Return what there is to tell of this moment, by name. From any thread."""
