@@ -73,6 +73,9 @@ class Connection:
             base_url=url,
             api_key=token or 'none',
             max_retries=0,
+            # One that was kept may have died since, by a radio or a server that went; a question
+            # would be lost on it, which costs more than a new one.
+            default_headers={'Connection': 'close'},
             timeout=openai.Timeout(None, connect=CONNECT_TIMEOUT),
         )
         # It runs only while a call waits: nothing goes on behind the caller's back, and what is
@@ -115,7 +118,7 @@ class Connection:
             kind = stream.response.headers.get('content-type', '')
             if 'event-stream' not in kind:
                 raise RemoteError(f'{self.url} {_NO_SERVER} (it sent {kind or "nothing"})')
-            has_ended = False
+            has_begun = has_ended = False
             while True:
                 try:
                     chunk = self._wait(read(), cancel)
@@ -126,8 +129,13 @@ class Connection:
                 if chunk is None:
                     break
                 delta = _delta(chunk)
-                has_ended = has_ended or bool(delta.finish)
+                has_begun, has_ended = True, has_ended or bool(delta.finish)
                 yield delta
+            if not has_begun:
+                raise RemoteError(
+                    f'{self.url} gave no answer; perhaps the question is too long for its context',
+                    status=200,
+                )
             if not has_ended:
                 raise RemoteError(f'{self.url} {_BROKEN}')
         finally:

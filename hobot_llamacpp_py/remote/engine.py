@@ -69,7 +69,8 @@ class RemoteEngine:
         if config.model and config.model not in names:
             log.warning('%s has no model %s, but: %s', url, config.model, ', '.join(names))
         elif names:
-            log.info('%s answers with %s', url, config.model or names[0])
+            engine._model = config.model or names[0]
+            log.info('%s answers with %s', url, engine._model)
         return engine
 
     def picture(self, bgr: npt.NDArray[np.uint8]) -> Picture:
@@ -162,8 +163,9 @@ class RemoteEngine:
                 yield from self._connection.stream(body, cancel)
                 return
             except RemoteError as error:
-                is_too_long = error.status == 400 and _TOO_LONG.search(str(error))
-                if not is_too_long or len(request.turns) == 1:
+                # llama-cpp-python's own server says nothing at all then.
+                says_so = error.status == 400 and _TOO_LONG.search(str(error))
+                if not (says_so or error.status == 200) or len(request.turns) == 1:
                     raise
             # Half of them at once: else the next question would be too long again.
             turns = request.turns
