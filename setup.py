@@ -49,6 +49,7 @@ setup(
             'demo = hobot_llamacpp_py.tools.demo:main',
             'bench = hobot_llamacpp_py.tools.bench:main',
             'bench_node = hobot_llamacpp_py.tools.bench_node:main',
+            'bench_remote = hobot_llamacpp_py.tools.bench_remote:main',
             'bench_threads = hobot_llamacpp_py.tools.bench_threads:main',
         ],
     },

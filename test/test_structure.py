@@ -22,7 +22,7 @@ ROOMS = {
     'web': CORE | {'vision', 'engine'},
     'ros': CORE | {'vision', 'engine', 'remote', 'web'},
     'launching': CORE | {'ros'},
-    'tools': CORE | {'vision', 'engine', 'web', 'ros'},
+    'tools': CORE | {'vision', 'engine', 'remote', 'web', 'ros'},
     '__main__': {'ros'},
 }
 ROS = {'rclpy', 'std_msgs', 'sensor_msgs', 'std_srvs', 'diagnostic_msgs', 'launch', 'launch_ros'}
