@@ -65,7 +65,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == 'Engine':  # loads llama.cpp, which a node whose model is a server does without
+    if name == 'Engine':  # with it llama.cpp, which a node whose model is a server does without
         from hobot_llamacpp_py.engine.engine import Engine
 
         return Engine

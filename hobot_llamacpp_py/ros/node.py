@@ -35,6 +35,8 @@ from hobot_llamacpp_py.ros.settings import Settings
 from hobot_llamacpp_py.ros.worker import Worker
 
 if TYPE_CHECKING:
+    from hobot_llamacpp_py.engine import Engine
+    from hobot_llamacpp_py.remote.engine import RemoteEngine
     from hobot_llamacpp_py.web.server import Server
 
 __all__ = ['STOP_TIMEOUT', 'LlamacppNode']
@@ -61,6 +63,7 @@ class LlamacppNode(Node):
         forward_logs(self.get_logger())
         self._settings = settings = Settings(self)
         parameters = settings.current
+        load = self._loader()
         self._missed_publishers = 0
         results = Results(
             self,
@@ -73,9 +76,7 @@ class LlamacppNode(Node):
         self._diagnostics = Diagnostics(self)
         self._inbox = Inbox(parameters.prompt_queue_size)
         self._source = self._picture_source()
-        self._worker = Worker(
-            self._load_models, settings, self._inbox, self._source, self._reporter
-        )
+        self._worker = Worker(load, settings, self._inbox, self._source, self._reporter)
 
         self._server: Server | None = None
         if parameters.http_port:
@@ -124,25 +125,31 @@ class LlamacppNode(Node):
         images = ImageSubscription(self, sources)
         return CameraFrames(images, self._inbox, lambda: self._settings.current)
 
-    def _load_models(self) -> Vlm:
-        """Load the models, in the inference thread."""
-        log_as(self.get_logger())
-        parameters, files = self._settings.current, self._settings.files
-        if parameters.is_remote:
+    def _loader(self) -> Callable[[], Vlm]:
+        """Return what makes the engine, in the inference thread, and import what that needs."""
+        if self._settings.current.is_remote:
             from hobot_llamacpp_py.remote.engine import RemoteEngine
 
-            return RemoteEngine.open(
-                files['llm_model_name'], parameters.remote_config(), parameters.vision_config()
-            )
+            return lambda: self._connect(RemoteEngine)
         from hobot_llamacpp_py.engine import Engine
 
+        return lambda: self._load_models(Engine)
+
+    def _connect(self, engine: type[RemoteEngine]) -> RemoteEngine:
+        log_as(self.get_logger())
+        parameters, address = self._settings.current, self._settings.files['llm_model_name']
+        return engine.open(address, parameters.remote_config(), parameters.vision_config())
+
+    def _load_models(self, kind: type[Engine]) -> Engine:
+        log_as(self.get_logger())
+        parameters, files = self._settings.current, self._settings.files
         wanted, cores = parameters.llm_threads, usable_cores()
         if wanted > cores:
             self.get_logger().warning(
                 f'llm_threads {wanted} is more than the {cores} cores there are:'
                 f' {cores} threads are used'
             )
-        engine = Engine.open(
+        engine = kind.open(
             files['llm_model_name'],
             files.get('model_file_name'),
             family=parameters.family,

@@ -182,6 +182,23 @@ class TestAnswers:
             assert robot.wait_for_end() == 0
             assert robot.output == IMAGE2 + '\n'
 
+    def test_passed_on(self, ask_server: Start, served: Served) -> None:
+        """With http_port others ask the server through the node, about what the robot sees."""
+        port, image = free_port(), CONFIG / 'image2.jpg'
+        with ask_server(served.url, image=image, http_port=port):
+            client = openai.OpenAI(base_url=f'http://127.0.0.1:{port}/v1', api_key='none')
+            picture = {'type': 'image_url', 'image_url': {'url': 'camera:'}}
+            messages: list[Any] = [
+                {'role': 'user', 'content': [picture, {'type': 'text', 'text': DESCRIBE}]}
+            ]
+            for question, right in ((DESCRIBE, IMAGE2), (COLOR, 'The circle is red.')):
+                if question != DESCRIBE:
+                    messages.append({'role': 'user', 'content': question})
+                response = client.chat.completions.create(model='any', messages=messages)
+                said = response.choices[0].message.content
+                assert said.strip() == right
+                messages.append({'role': 'assistant', 'content': said})
+
     def test_json(self, ask_server: Start, served: Served) -> None:
         """An answer follows the schema; it is changed while the node runs."""
         with ask_server(served.url, image=CONFIG / 'image2.jpg') as robot:
