@@ -1,7 +1,7 @@
 # What a developer or a visitor needs; the robot's build is colcon's.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo bench check test test-board test-aarch64 format lint clean
+.PHONY: help demo bench check test test-web test-board test-aarch64 board-wheel format lint clean
 
 # A sourced ROS must not mix with the one in .venv.
 VENV := . scripts/without_ros.sh && .venv/bin/python
@@ -9,11 +9,14 @@ ARGS ?=
 
 help:
 	@echo 'make demo          ask a small built-in vision model about pictures, through ROS 2 topics'
-	@echo 'make bench         measure what the engine promises (minutes, on a quiet machine)'
+	@echo 'make bench         measure what the engine promises (minutes, on a quiet machine);'
+	@echo '                   ARGS="--sweep" only finds the best number of threads, ARGS="--help": more'
 	@echo 'make check         style, types and the tests that need no ROS, in a minute'
 	@echo 'make test          run the tests (ARGS="-k name" chooses)'
+	@echo 'make board-wheel   compile llama.cpp for the boards: a wheel in dist/, which pip installs there'
+	@echo 'make test-web      run the tests of the HTTP server and its page (installs Chromium)'
 	@echo 'make test-board    run the tests of the BPU encoders on an emulated X5 and S100 (installs qemu)'
-	@echo 'make test-aarch64  run all but ROS there, with llama.cpp compiled for the board'
+	@echo 'make test-aarch64  install that wheel there and run all but ROS'
 	@echo 'make format        lay the code out'
 	@echo 'make lint          check style and types'
 	@echo 'make clean         remove .venv and build outputs (compiled things stay in ~/.cache)'
@@ -26,25 +29,33 @@ demo:
 	@$(VENV) -m hobot_llamacpp_py.tools.demo $(ARGS)
 
 bench:
-	@scripts/bootstrap.sh bench models test web web_test interfaces
+	@scripts/bootstrap.sh bench test web interfaces $(if $(findstring --plot,$(ARGS)),plot)
 	@scripts/interfaces.sh
-	@status=0; $(VENV) -m hobot_llamacpp_py.tools.bench $(ARGS) || status=$$?; \
+	@$(if $(ARGS),$(VENV) -m hobot_llamacpp_py.tools.bench $(ARGS); exit $$?;) \
+	status=0; $(VENV) -m hobot_llamacpp_py.tools.bench || status=$$?; \
 	  printf '\nThe node with a camera:\n'; \
 	  test/with_interfaces.sh .venv/bin/python -m hobot_llamacpp_py.tools.bench_node || status=$$?; \
+	  printf '\nThe HTTP server:\n'; \
+	  $(VENV) -m hobot_llamacpp_py.tools.bench_http || status=$$?; \
 	  printf '\nThreads beside busy neighbours:\n'; \
 	  $(VENV) -m hobot_llamacpp_py.tools.bench_threads || status=$$?; \
 	  printf '\nA timer of 10 ms while an encoder holds its own GIL for 2.4 s:\n'; \
 	  . scripts/without_ros.sh; PYTHONPATH=. .venv/bin/python test/timer_delay.py && exit $$status
 
 test:
-	@scripts/bootstrap.sh bench models test web web_test interfaces
+	@scripts/bootstrap.sh bench chat models overlay plot test web web_test interfaces
 	@scripts/interfaces.sh
 	@$(VENV) -m pytest --durations=10 $(ARGS)
 
 check: lint
-	@scripts/bootstrap.sh bench test
-	@$(VENV) -m pytest -q -x -m 'not slow' test/engine test/vision test/test_documents.py \
-	  test/test_families.py test/test_parameters.py test/test_structure.py $(ARGS)
+	@scripts/bootstrap.sh bench overlay test
+	@$(VENV) -m pytest -q -x -m 'not slow' test/drawing test/engine test/health test/vision \
+	  test/test_documents.py test/test_families.py test/test_parameters.py test/test_structure.py $(ARGS)
+
+test-web:
+	@scripts/bootstrap.sh test web web_test
+	@scripts/browser.sh
+	@$(VENV) -m pytest --durations=10 test/web $(ARGS)
 
 test-board:
 	@scripts/bootstrap.sh test
@@ -52,9 +63,13 @@ test-board:
 	  PYTHON=.venv/bin/python test/board/run.sh $$board || exit; done
 	@$(VENV) -m pytest --durations=10 test/board test/ros/test_encoder_process.py $(ARGS)
 
+board-wheel:
+	@scripts/board_wheel.sh
+
 test-aarch64:
-	@scripts/bootstrap.sh test
+	@scripts/bootstrap.sh bench test
 	@. scripts/without_ros.sh && PYTHON=.venv/bin/python test/board/whole_package.sh
+	@$(VENV) -m pytest --durations=10 test/board/test_wheel.py $(ARGS)
 
 format:
 	@scripts/bootstrap.sh test
@@ -69,5 +84,5 @@ lint:
 	@if command -v shellcheck >/dev/null; then shellcheck -x scripts/*.sh test/*.sh test/board/*.sh .ci/run; fi
 
 clean:
-	rm -rf .venv build install log .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf .venv build dist install log .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

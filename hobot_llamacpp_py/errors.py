@@ -3,12 +3,14 @@
 VlmError
     ModelFileError      a model file, or what it is to be used with
     ImageError          a picture
+    DrawingError        writing on a picture
     PromptError         a prompt
     ConstraintError     a JSON Schema or a grammar
     ParameterError      a ROS parameter; never raised by the core
     InferenceError      encoder or decoder, while they run
     ServerError         the HTTP server, or what it needs
     RemoteError         a server that stands in for the models
+    NodeError           a running node that a tool talks to; never raised by the core
     CancelledError      not an error of anybody's
 """
 
@@ -20,12 +22,14 @@ __all__ = [
     'VlmError',
     'ModelFileError',
     'ImageError',
+    'DrawingError',
     'PromptError',
     'ConstraintError',
     'ParameterError',
     'InferenceError',
     'ServerError',
     'RemoteError',
+    'NodeError',
     'CancelledError',
     'one_line',
 ]
@@ -54,6 +58,10 @@ class ModelFileError(VlmError):
 
 class ImageError(VlmError):
     """A picture is missing, damaged, or of a format that is not supported."""
+
+
+class DrawingError(VlmError):
+    """What writing on pictures needs is not installed."""
 
 
 class PromptError(VlmError):
@@ -89,6 +97,10 @@ class RemoteError(VlmError):
     ) -> None:
         super().__init__(text, setting=setting)
         self.status, self.retry_after = status, retry_after
+
+
+class NodeError(VlmError):
+    """A running node is not there, or does not do what it was asked."""
 
 
 class CancelledError(VlmError):

@@ -51,7 +51,7 @@ if [[ -z $python ]]; then
   found=$("${PYTHON:-python3}" -c 'import platform as p; print(p.python_implementation(), p.python_version())' 2>/dev/null) ||
     found="no ${PYTHON:-python3}"
   advice='install python3.11 or name one with PYTHON=/path/to/python3.11'
-  if [[ $(uname -m) == aarch64 ]]; then advice='on a board use the ROS it has: pip3 install -r requirements/board.txt'; fi
+  if [[ $(uname -m) == aarch64 ]]; then advice='on a board use the ROS it has, as docs/board.md says'; fi
   fail "found $found on $(uname -m), but the ROS 2 packages on PyPI need CPython 3.10 to 3.13 on x86_64 Linux with glibc 2.28 or newer: $advice"
 fi
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')

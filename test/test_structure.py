@@ -16,13 +16,15 @@ CORE = {
     'llama_log',
 }
 ROOMS = {
-    'vision': CORE,
-    'engine': CORE | {'vision'},
+    'health': CORE,
+    'drawing': CORE,
+    'vision': CORE | {'health'},
+    'engine': CORE | {'health', 'vision'},
     'remote': CORE | {'vision', 'engine'},
-    'web': CORE | {'vision', 'engine'},
-    'ros': CORE | {'vision', 'engine', 'remote', 'web'},
+    'web': CORE | {'health', 'vision', 'engine'},
+    'ros': CORE | {'health', 'drawing', 'vision', 'engine', 'remote', 'web'},
     'launching': CORE | {'ros'},
-    'tools': CORE | {'vision', 'engine', 'remote', 'web', 'ros'},
+    'tools': CORE | {'health', 'vision', 'engine', 'remote', 'web', 'ros'},
     '__main__': {'ros'},
 }
 ROS = {'rclpy', 'std_msgs', 'sensor_msgs', 'std_srvs', 'diagnostic_msgs', 'launch', 'launch_ros'}
@@ -45,6 +47,7 @@ BINDINGS = {
     'hobot_dnn': {'vision/bpu_x5.py'},
     'hobot_dnn_rdkx5': {'vision/bpu_x5.py'},
     'hbm_runtime': {'vision/bpu_s100.py'},
+    'PIL': {'drawing/caption.py', 'web/pictures.py'},
 }
 MODULES = sorted(path for path in PACKAGE.rglob('*.py') if path.name != '__init__.py')
 
@@ -133,10 +136,12 @@ def test_bindings_are_imported_where_they_are_wrapped(binding: str) -> None:
 # What rosdep has no key for, or where it is needed at run time only if it is there.
 NOT_DECLARED = {
     *('llama_cpp', 'llguidance', 'onnxruntime', 'gguf', 'huggingface_hub', 'requests'),  # PyPI
-    *('openai', 'starlette', 'uvicorn', 'PIL'),  # PyPI
+    'matplotlib',  # bench --plot
+    'prompt_toolkit',  # PyPI, for the terminal
+    *('openai', 'starlette', 'uvicorn', 'prometheus_client'),  # PyPI
     *('hobot_dnn', 'hobot_dnn_rdkx5', 'hbm_runtime', 'ai_msgs', 'hbm_img_msgs'),  # boards
 }
-DEBIAN = {'numpy': 'python3-numpy', 'cv2': 'python3-opencv'}
+DEBIAN = {'numpy': 'python3-numpy', 'cv2': 'python3-opencv', 'PIL': 'python3-pil'}
 DEBIAN |= {'yaml': 'python3-yaml', 'jinja2': 'python3-jinja2'}
 
 

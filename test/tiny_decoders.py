@@ -58,6 +58,12 @@ def write_sliding_window(path: Path) -> Path:
     return _write(path, 'gemma3', keys, [_weights(ATTENTION | FFN | post)] * N_LAYERS)
 
 
+def write_q4_0(path: Path) -> Path:
+    """Write a Qwen 3 decoder whose matrices are Q4_0, as those of the published decoders are."""
+    keys = _attention_keys(4)
+    return _write(path, 'qwen3', keys, [_weights(ATTENTION | FFN)] * N_LAYERS, is_q4_0=True)
+
+
 def _attention_keys(heads: int | list[int]) -> dict[str, int | list[int]]:
     return {'feed_forward_length': N_FF, 'attention.head_count': 4} | {
         'attention.head_count_kv': heads
@@ -74,6 +80,8 @@ def _write(
     keys: dict[str, int | list[int]],
     layers: list[dict[str, tuple[int, ...]]],
     output_norm: str = 'output_norm',
+    *,
+    is_q4_0: bool = False,
 ) -> Path:
     rng = np.random.default_rng(7)
     writer = gguf.GGUFWriter(path, architecture)
@@ -100,7 +108,11 @@ def _write(
             values = -rng.uniform(0.1, 1, shape)
         else:
             values = rng.standard_normal(shape) / np.sqrt(shape[-1])
-        writer.add_tensor(name, values.astype(np.float32))
+        values, q4_0 = values.astype(np.float32), gguf.GGMLQuantizationType.Q4_0
+        if is_q4_0 and len(shape) == 2 and name != 'token_embd.weight':
+            writer.add_tensor(name, gguf.quants.quantize(values, q4_0), raw_dtype=q4_0)
+        else:
+            writer.add_tensor(name, values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -33,6 +33,7 @@ from hobot_llamacpp_py.engine.threads import (
 from hobot_llamacpp_py.engine.vocabulary import Vocabulary
 from hobot_llamacpp_py.errors import CancelledError, InferenceError, ModelFileError
 from hobot_llamacpp_py.gguf_header import check_magic
+from hobot_llamacpp_py.health.free_memory import Free, MemoryGuard, free_memory
 from hobot_llamacpp_py.llama_log import Reason, on_llama_log
 
 __all__ = ['Decoder', 'Segment']
@@ -63,12 +64,15 @@ class Decoder:
     Args:
         path: the GGUF file.
         config: context size, threads and cache type.
+        beside: bytes of memory that the encoder will take.
 
     Raises:
-        ModelFileError: the file is no GGUF text model that llama.cpp can load.
+        ModelFileError: the file is no GGUF text model that llama.cpp can load, or too large.
     """
 
-    def __init__(self, path: str | Path, config: DecoderConfig = DecoderConfig()) -> None:
+    def __init__(
+        self, path: str | Path, config: DecoderConfig = DecoderConfig(), beside: int = 0
+    ) -> None:
         self._model: Any = None
         self.context: Any = None
         """llama.cpp's own handle."""
@@ -89,19 +93,16 @@ class Decoder:
         llama_cpp.llama_log_set(on_llama_log, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
         try:
-            self._load_model()
+            self._load_model(beside)
             self.renew()
         except BaseException:
             self.close()
             raise
 
-    def _load_model(self) -> None:
+    def _load_model(self, beside: int) -> None:
         check_magic(self.path)
-        params = llama_cpp.llama_model_default_params()
-        with Reason() as reason:
-            self._model = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
-        if not self._model:
-            raise ModelFileError(f'llama.cpp cannot load {self.path}: {reason}')
+        guard = MemoryGuard(self.path, self.config, beside, _free())
+        self._model = _load(self.path)
         self.vocabulary: Vocabulary = Vocabulary(self._model)
         self.n_embd: int = llama_cpp.llama_model_n_embd(self._model)
         self.can_trim: bool = not (
@@ -111,6 +112,7 @@ class Decoder:
         """Whether the memory can drop a tail; else `trim` empties it."""
         if not llama_cpp.llama_model_has_decoder(self._model) or not self.vocabulary.n_tokens:
             raise ModelFileError(f'{self.path} is a GGUF file, but not of a text decoder')
+        guard.check(lambda key: _metadata(self._model, key), self.vocabulary.n_tokens)
 
     def renew(self) -> None:
         """Make the context anew, with an empty KV cache, which takes a while."""
@@ -306,6 +308,27 @@ class Decoder:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _free() -> Free | None:
+    # With a GPU nobody knows beforehand what lies where.
+    return None if llama_cpp.llama_supports_gpu_offload() else free_memory()
+
+
+def _load(path: Path) -> Any:
+    params = llama_cpp.llama_model_default_params()
+    with Reason() as reason:
+        model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
+    if not model:
+        raise ModelFileError(f'llama.cpp cannot load {path}: {reason}')
+    return model
+
+
+def _metadata(model: Any, key: str) -> str | None:
+    """Return a value of the model's metadata, None for an array, or where there is none."""
+    buffer = ctypes.create_string_buffer(64)
+    n = llama_cpp.llama_model_meta_val_str(model, key.encode(), buffer, len(buffer))
+    return buffer.value.decode('utf-8', 'replace') if n >= 0 else None
 
 
 def _pointer(array: npt.NDArray[Any], kind: Any) -> Any:

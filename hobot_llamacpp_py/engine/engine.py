@@ -46,6 +46,7 @@ from hobot_llamacpp_py.errors import (
     PromptError,
 )
 from hobot_llamacpp_py.families import INTERNVL, ModelFamily
+from hobot_llamacpp_py.health.footprint import encoder_bytes
 from hobot_llamacpp_py.vision.embedding_cache import Embeddings
 from hobot_llamacpp_py.vision.encoder import VisionEncoder
 from hobot_llamacpp_py.vision.open import open_encoder
@@ -113,7 +114,7 @@ class Engine:
             llm: the decoder's GGUF file.
             encoder: the vision encoder's file, or None for text chat.
         """
-        decoder, opened = Decoder(llm, config), None
+        decoder, opened = Decoder(llm, config, encoder_bytes(encoder)), None
         try:
             if encoder is not None:
                 # The wrong vocabulary is found before an encoder is loaded, which may take long.
@@ -183,7 +184,8 @@ class Engine:
         """Return what there is to tell of this moment, by name. From any thread."""
         cells = {'KV cells used': self.cache.n_past, 'KV cells': self.decoder.n_ctx}
         threads = ', '.join(map(str, self.decoder.n_threads_now))
-        return {**cells, 'threads of decode, prefill': threads}
+        restarts = getattr(self.encoder, 'restarts', 0)
+        return {**cells, 'threads of decode, prefill': threads, 'encoder restarts': restarts}
 
     def reset(self) -> None:
         """Empty the KV cache, which ends an answer that is being given; embeddings stay."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,11 +60,13 @@ class Inbox:
 
     def __init__(self, size: int) -> None:
         self.refused = 0
+        self.waited = 0.0
+        """Seconds that waited what was taken last; 0 for work that nobody queued."""
         self.is_closed = False
         self.changed = threading.Condition()
         """Notified when there is something new to do, or no more."""
         self._size = size
-        self._items: deque[Item] = deque()
+        self._items: deque[tuple[Item, float]] = deque()  # and when it came
 
     def __len__(self) -> int:
         return len(self._items)
@@ -80,19 +83,19 @@ class Inbox:
             if len(self._items) >= self._size:
                 self.refused += 1
                 return False
-            self._items.append(item)
+            self._items.append((item, time.monotonic()))
             self.changed.notify_all()
             return True
 
     def withdraw(self, item: Item) -> None:
         """Take back what nobody wants any more, if it still waits."""
         with self.changed:
-            if item in self._items:
-                self._items.remove(item)
+            self._items = deque(entry for entry in self._items if entry[0] is not item)
 
     def wait(self, has_sight: Callable[[], bool] = lambda: False) -> Work:
         """Wait for an item, else for a frame that was encoded."""
         with self.changed:
+            self.waited = 0.0
             while not self.is_closed:
                 if self._items:
                     return Work.ITEM
@@ -104,7 +107,11 @@ class Inbox:
     def take(self) -> Item | None:
         """Take the oldest item of those that wait; None if it was withdrawn."""
         with self.changed:
-            return self._items.popleft() if self._items else None
+            if not self._items:
+                return None
+            item, came = self._items.popleft()
+            self.waited = time.monotonic() - came
+            return item
 
     def notify(self) -> None:
         """Have waiting calls look again at what they wait for."""

@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from hobot_llamacpp_py.health.machine import THIS
+
 __all__ = ['IdleProcessors', 'ThreadGovernor', 'ThreadTimes', 'usable_cores', 'waiting_threads']
 
 log = logging.getLogger(__name__)
@@ -42,29 +44,18 @@ def usable_cores() -> int:
 
 def _quota() -> float | None:
     """Return the cores' worth of time that the control group grants, None without a limit."""
-    try:
-        lines = Path('/proc/self/cgroup').read_text().splitlines()
-        groups = {line.split(':')[1]: line.split(':', 2)[2] for line in lines}
-    except (OSError, IndexError):
-        return None
     limits = []
-    for controllers, group in groups.items():
-        if controllers and 'cpu' not in controllers.split(','):
+    for folder, is_v1 in THIS.control_groups('cpu'):
+        try:
+            if is_v1:
+                quota = (folder / 'cpu.cfs_quota_us').read_text()
+                period = (folder / 'cpu.cfs_period_us').read_text()
+            else:
+                quota, period = (folder / 'cpu.max').read_text().split()
+            if (numbers := (float(quota), float(period)))[0] > 0:
+                limits.append(numbers[0] / numbers[1])
+        except (OSError, ValueError):  # no such file, or "max"
             continue
-        root = Path('/sys/fs/cgroup', *(['cpu'] if controllers else []))
-        for folder in (root / group.lstrip('/'), *(root / group.lstrip('/')).parents):
-            if not folder.is_relative_to(root):
-                break
-            try:
-                if controllers:
-                    quota = (folder / 'cpu.cfs_quota_us').read_text()
-                    period = (folder / 'cpu.cfs_period_us').read_text()
-                else:
-                    quota, period = (folder / 'cpu.max').read_text().split()
-                if (numbers := (float(quota), float(period)))[0] > 0:
-                    limits.append(numbers[0] / numbers[1])
-            except (OSError, ValueError):  # no such file, or "max"
-                continue
     return min(limits, default=None)
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from hobot_llamacpp_py.launching.neighbours import Neighbour, apt_name, neighbours, whole_number
-from hobot_llamacpp_py.ros.parameters import specs
+from hobot_llamacpp_py.ros.parameters import OF_THE_MODEL, specs
 
 __all__ = ['arguments', 'generate', 'node_parameters']
 
@@ -36,8 +36,6 @@ _PARAMETERS = {
     'pre_infer': 'llamacpp_advance',
 }
 _OF_THE_CAMERA = ('model_file_name', 'model_type', 'pre_infer')
-# Handed on only where the user gives them: a name of the catalogue as decoder sets them, too.
-_OF_THE_MODEL = ('model_file_name', 'model_type')
 
 
 def arguments(vlm: bool, environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
@@ -93,7 +91,8 @@ def node_parameters(
             'cute_words': '好的，我看一下;没问题，稍等;让我看看;马上就好',
         }
     for name, argument in _PARAMETERS.items():
-        if argument in values and (name not in _OF_THE_MODEL or argument in given):
+        # A name of the catalogue as decoder sets what belongs to a model, unless it is given.
+        if argument in values and (name not in OF_THE_MODEL or argument in given):
             is_number = name in ('model_type', 'pre_infer')
             parameters[name] = whole_number(values[argument]) if is_number else values[argument]
     if values['namespace']:

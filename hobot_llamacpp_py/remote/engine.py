@@ -34,6 +34,14 @@ log = logging.getLogger(__name__)
 _TOO_LONG = re.compile(r'context|too long|too many tokens', re.IGNORECASE)
 
 
+class _Answer(Answer):
+    """An answer whose tokens are bytes: the server tells how many it really has."""
+
+    @property
+    def n_tokens(self) -> int:
+        return self.stats.decoded
+
+
 class RemoteEngine:
     """A `Vlm` that has a server answer. The tokens of its answers are the bytes of their UTF-8.
 
@@ -94,7 +102,7 @@ class RemoteEngine:
         """
         if request.config.sampling.constraint:
             response_format(request.config.sampling.constraint)
-        answer = Answer(turns=request.turns)
+        answer = _Answer(turns=request.turns)
         answer.pieces = self._run(request, answer, cancel or CancelToken())
         return answer
 

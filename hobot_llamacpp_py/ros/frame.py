@@ -1,13 +1,15 @@
-"""One image message: its pixels as BGR, its header, and how old it is."""
+"""One image message: its pixels as BGR, its header, and how old it is; and BGR as a message."""
 
 from __future__ import annotations
 
+import array
 import functools
 import logging
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from sensor_msgs.msg import CompressedImage, Image
@@ -17,7 +19,14 @@ from hobot_llamacpp_py.errors import ImageError
 from hobot_llamacpp_py.vision.image_file import decoded
 from hobot_llamacpp_py.vision.pixels import RawImage
 
-__all__ = ['Frame', 'compressed_to_bgr', 'hbm_to_bgr', 'image_to_bgr']
+__all__ = [
+    'Frame',
+    'bgr_to_compressed',
+    'bgr_to_image',
+    'compressed_to_bgr',
+    'hbm_to_bgr',
+    'image_to_bgr',
+]
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +117,22 @@ def compressed_to_bgr(message: CompressedImage) -> npt.NDArray[np.uint8]:
             ' cannot be decoded; jpeg and png are supported'
         )
     return bgr
+
+
+def bgr_to_image(bgr: npt.NDArray[np.uint8], header: Header) -> Image:
+    """Write a BGR picture [h, w, 3] into a sensor_msgs/Image."""
+    height, width = bgr.shape[:2]
+    message = Image(header=header, width=width, height=height, encoding='bgr8', step=width * 3)
+    message.data = array.array('B')  # of another type each byte would be checked
+    message.data.frombytes(np.ascontiguousarray(bgr).data)
+    return message
+
+
+def bgr_to_compressed(bgr: npt.NDArray[np.uint8], header: Header) -> CompressedImage:
+    """Write a BGR picture [h, w, 3] into a sensor_msgs/CompressedImage, as JPEG."""
+    message = CompressedImage(header=header, format='jpeg')
+    message.data = array.array('B', cv2.imencode('.jpg', bgr)[1].tobytes())
+    return message
 
 
 @functools.cache

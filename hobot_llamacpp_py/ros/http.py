@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from hobot_llamacpp_py.config import ChatConfig
+from hobot_llamacpp_py.engine import Answer
 from hobot_llamacpp_py.engine.inbox import Inbox, Task
-from hobot_llamacpp_py.ros.picture_source import Bgr, PictureSource
+from hobot_llamacpp_py.ros.picture_source import Bgr, NoPicture, PictureSource
 from hobot_llamacpp_py.ros.settings import Settings
-from hobot_llamacpp_py.ros.worker import Worker
+from hobot_llamacpp_py.ros.sight import Sight
+from hobot_llamacpp_py.ros.timeline import Interval
+from hobot_llamacpp_py.ros.worker import Listener, Worker
+from hobot_llamacpp_py.web.backend import engine_figures
 from hobot_llamacpp_py.web.server import Server, read_token
 
-__all__ = ['NodeBackend', 'make_server']
+if TYPE_CHECKING:
+    from hobot_llamacpp_py.web.metrics import Metrics
+
+__all__ = ['CountingListener', 'NodeBackend', 'make_server']
 
 
 class NodeBackend:
@@ -22,6 +30,7 @@ class NodeBackend:
     ) -> None:
         self._settings, self._inbox, self._source, self._worker = settings, inbox, source, worker
         self.model = settings.model_name('llm_model_name')
+        self.can_see = not isinstance(source, NoPicture)
 
     @property
     def state(self) -> str:
@@ -41,14 +50,57 @@ class NodeBackend:
         return self._source.newest()
 
     def figures(self) -> Mapping[str, float]:
-        engine = self._worker.engine
-        figures = engine.figures() if engine else {}
-        numbers = {k: value for k, value in figures.items() if isinstance(value, (int, float))}
-        return {'queue': len(self._inbox), **numbers}
+        inbox, frames = self._inbox, self._source.describe(is_read=True)
+        return {
+            'queue': len(inbox),
+            'refused': inbox.refused,
+            **engine_figures(self._worker.engine),
+            **{name: n for name, n in frames.items() if isinstance(n, int)},
+        }
+
+
+class CountingListener:
+    """Counts what becomes of prompts from topics, and tells another listener."""
+
+    def __init__(self, listener: Listener, metrics: Metrics, inbox: Inbox) -> None:
+        self._listener, self._metrics, self._inbox = listener, metrics, inbox
+
+    def on_ready(self) -> None:
+        self._listener.on_ready()
+
+    def on_fatal(self, error: str) -> None:
+        self._listener.on_fatal(error)
+
+    def on_prompt(self, prompt: str) -> None:
+        self._listener.on_prompt(prompt)
+        self._metrics.begin(self._inbox.waited)
+
+    def on_sight(self, sight: Sight | None) -> None:
+        self._listener.on_sight(sight)
+
+    def on_piece(self, piece: str) -> None:
+        self._metrics.speak()
+        self._listener.on_piece(piece)
+
+    def on_thought(self, piece: str) -> None:
+        self._metrics.speak()
+        self._listener.on_thought(piece)
+
+    def on_answer(self, answer: Answer, sight: Sight | None, answering: Interval) -> None:
+        self._metrics.end('topic', answer.finish, answer.n_tokens, answer.stats)
+        self._listener.on_answer(answer, sight, answering)
+
+    def on_cancelled(self, prompt: str, reason: str) -> None:
+        self._metrics.fail('topic')
+        self._listener.on_cancelled(prompt, reason)
+
+    def on_error(self, prompt: str, error: Exception) -> None:
+        self._metrics.fail('topic', type(error).__name__)
+        self._listener.on_error(prompt, error)
 
 
 def make_server(settings: Settings, inbox: Inbox, source: PictureSource, worker: Worker) -> Server:
-    """Make the server that the parameters ask for.
+    """Make the server that the parameters ask for; it counts what the worker does.
 
     Raises:
         ServerError: it cannot be had.
@@ -56,4 +108,6 @@ def make_server(settings: Settings, inbox: Inbox, source: PictureSource, worker:
     parameters = settings.current
     token = read_token(parameters.http_token_file) if parameters.http_token_file else ''
     backend = NodeBackend(settings, inbox, source, worker)
-    return Server(backend, parameters.http_host, parameters.http_port, token)
+    server = Server(backend, parameters.http_host, parameters.http_port, token)
+    worker.listener = CountingListener(worker.listener, server.metrics, inbox)
+    return server

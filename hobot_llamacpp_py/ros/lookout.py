@@ -36,7 +36,7 @@ class Lookout(threading.Thread):
         self._period, self._demand = period, demand
 
     def _see(self, frame: Frame) -> Sight:
-        return see(frame, lambda: self._engine.picture(frame.bgr()))
+        return see(frame, frame.bgr, self._engine.picture)
 
     def run(self) -> None:
         next_time, last_error = 0.0, ''

@@ -37,6 +37,7 @@ from hobot_llamacpp_py.ros.worker import Worker
 if TYPE_CHECKING:
     from hobot_llamacpp_py.engine import Engine
     from hobot_llamacpp_py.remote.engine import RemoteEngine
+    from hobot_llamacpp_py.ros.overlay import Overlay
     from hobot_llamacpp_py.web.server import Server
 
 __all__ = ['STOP_TIMEOUT', 'LlamacppNode']
@@ -73,10 +74,21 @@ class LlamacppNode(Node):
             model=settings.model_name('model_file_name', 'llm_model_name'),
         )
         self._reporter = Reporter(self, results, lambda: settings.current, on_finished)
+        self._overlay: Overlay | None = None
+        if parameters.publish_overlay:
+            from hobot_llamacpp_py.ros.overlay import Overlay
+
+            self._overlay = Overlay(self, self._reporter)
         self._diagnostics = Diagnostics(self)
         self._inbox = Inbox(parameters.prompt_queue_size)
         self._source = self._picture_source()
-        self._worker = Worker(load, settings, self._inbox, self._source, self._reporter)
+        self._worker = Worker(
+            load,
+            settings,
+            self._inbox,
+            self._source,
+            self._overlay or self._reporter,
+        )
 
         self._server: Server | None = None
         if parameters.http_port:
@@ -104,11 +116,11 @@ class LlamacppNode(Node):
             )
 
     def close(self) -> bool:
-        """Stop the inference thread; False if native code holds it. The node can be destroyed."""
+        """Stop the threads; False if native code holds one. The node can be destroyed."""
         ended = self._worker.close(STOP_TIMEOUT)
         if self._server:
             self._server.stop(STOP_TIMEOUT / 2)
-        return ended
+        return (self._overlay is None or self._overlay.close(STOP_TIMEOUT)) and ended
 
     def _picture_source(self) -> PictureSource:
         parameters, files = self._settings.current, self._settings.files
@@ -224,6 +236,7 @@ class LlamacppNode(Node):
                 **self._source.describe(self._diagnostics.has_reader()),
                 **timings(reporter.last_stats),
                 **(engine.figures() if engine else {}),
+                'prompts waiting': len(self._inbox),
                 'prompts dropped': self._inbox.refused,
                 'incompatible prompt publishers': self._missed_publishers,
                 'last error': reporter.last_error,

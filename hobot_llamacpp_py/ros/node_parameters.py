@@ -10,6 +10,7 @@ from hobot_llamacpp_py.ros.parameter_spec import param, setting
 
 __all__ = [
     'CppParameters',
+    'OverlayParameters',
     'PictureParameters',
     'PromptParameters',
     'RemoteParameters',
@@ -237,6 +238,18 @@ class RemoteParameters:
         '该服务器超过这么多秒没有任何回应，问题即视为失败',
         at_least=0.1,
         at_most=86400,
+    )
+
+
+@dataclass(frozen=True)
+class OverlayParameters:
+    """Pictures with answers."""
+
+    publish_overlay: bool = param(
+        False,
+        'publish the picture that was asked about on ~/overlay/compressed and ~/overlay, with'
+        ' question and answer beneath it',
+        '在 ~/overlay/compressed 和 ~/overlay 上发布所问的图片，下方写有问题和回答',
     )
 
 

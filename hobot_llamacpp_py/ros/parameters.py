@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from hobot_llamacpp_py import catalogue
+from hobot_llamacpp_py.board import this_board
+from hobot_llamacpp_py.catalogue import Edition
 from hobot_llamacpp_py.config import (
     ChatConfig,
     Constraint,
@@ -16,8 +20,9 @@ from hobot_llamacpp_py.config import (
     SamplingConfig,
     VisionConfig,
 )
-from hobot_llamacpp_py.errors import VlmError, one_line
+from hobot_llamacpp_py.errors import ModelFileError, VlmError, one_line
 from hobot_llamacpp_py.families import FAMILIES, ModelFamily
+from hobot_llamacpp_py.files import find_file
 from hobot_llamacpp_py.ros.model_parameters import (
     AnswerParameters,
     DecoderParameters,
@@ -26,6 +31,7 @@ from hobot_llamacpp_py.ros.model_parameters import (
 )
 from hobot_llamacpp_py.ros.node_parameters import (
     CppParameters,
+    OverlayParameters,
     PictureParameters,
     PromptParameters,
     RemoteParameters,
@@ -33,7 +39,10 @@ from hobot_llamacpp_py.ros.node_parameters import (
 )
 from hobot_llamacpp_py.ros.parameter_spec import ParameterSpec, Scalar, specs_of
 
-__all__ = ['Parameters', 'coerce', 'explained', 'specs']
+__all__ = ['OF_THE_MODEL', 'Parameters', 'coerce', 'explained', 'specs']
+
+OF_THE_MODEL = ('model_type', 'model_file_name')
+"""What a name of the catalogue as decoder sets as well."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,7 @@ class Parameters(
     # The fields of the last one come first.
     ServerParameters,
     RemoteParameters,
+    OverlayParameters,
     EncoderParameters,
     DecoderParameters,
     SamplingParameters,
@@ -64,6 +74,48 @@ class Parameters(
         """Return a copy with some values changed, coerced and checked like the others."""
         given: dict[str, Any] = {name: coerce(name, value) for name, value in values.items()}
         return dataclasses.replace(self, **given)
+
+    def with_catalogue(self, given: Container[str]) -> tuple[Parameters, Edition | None]:
+        """Let a model of the catalogue as decoder set its type and encoder, unless given.
+
+        Returns:
+            The parameters, and the model's files; None where a file is named.
+
+        Raises:
+            ModelFileError: the model is not published for this board.
+        """
+        if not catalogue.is_name(self.llm_model_name):
+            return self, None
+        model = catalogue.find(self.llm_model_name)
+        edition = model.ready() or model.edition(this_board())
+        known = dict(zip(OF_THE_MODEL, (model.model_type, edition.encoder), strict=True))
+        return self.replaced({n: v for n, v in known.items() if n not in given}), edition
+
+    def find_models(
+        self, edition: Edition | None, given: Container[str]
+    ) -> tuple[dict[str, Path], list[str]]:
+        """Look for the models' files; return them by parameter, and an error for each miss.
+
+        Args:
+            edition: as `with_catalogue` returns it.
+        """
+        if self.is_remote:
+            return {}, []
+        wanted = {'llm_model_name': edition.decoder if edition else self.llm_model_name}
+        if self.feed_type != 2:
+            wanted['model_file_name'] = self.model_file_name
+        files, missing = {}, []
+        for name, value in wanted.items():
+            try:
+                files[name] = find_file(name, value)
+            except ModelFileError as error:
+                missing.append(str(error))
+        if missing and edition and 'model_file_name' not in given:
+            missing = [
+                f'llm_model_name: {edition.model} is not on this machine, or not all of it; get it'
+                f' with: {edition.command}'
+            ]
+        return files, missing
 
     @property
     def family(self) -> ModelFamily:

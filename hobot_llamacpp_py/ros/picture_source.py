@@ -1,10 +1,11 @@
 """Where the picture comes from that a question is about: a file, a camera, or nowhere.
 
-`describe` is the executor's; all else is called by the inference thread.
+`describe` and `newest` may be called from any thread, all else by the inference thread.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -49,9 +50,6 @@ class PictureSource(Protocol):
             newest: the newest there is, though something else may be encoded already.
         """
 
-    def pixels(self, sight: Sight) -> Bgr:
-        """Return the BGR picture [h, w, 3] that a sight came from. From any thread."""
-
     def newest(self) -> tuple[object, Callable[[], Bgr]] | None:
         """Return what there is to see now, with an identity; None for nothing. From any thread.
 
@@ -91,9 +89,6 @@ class NoPicture:
     def next(self, cancel: CancelToken, *, newest: bool) -> Sight | None:
         return None
 
-    def pixels(self, sight: Sight) -> Bgr:
-        raise ImageError('a text chat has no picture')
-
     def newest(self) -> tuple[object, Callable[[], Bgr]] | None:
         return None
 
@@ -111,9 +106,10 @@ class LocalPicture:
     def __init__(self, path: str, nv12_size: tuple[int, int] | None = None) -> None:
         self._path, self._nv12_size = path, nv12_size
         self._sight: Sight | None = None
+        self._modified: int | None = None  # when it was, as of the first reading
 
     def open(self, engine: Vlm) -> Sight | None:
-        self._sight = see(None, lambda: engine.picture(self._read()))
+        self._sight = see(None, self._read, engine.picture)
         return self._sight
 
     def has_news(self) -> bool:
@@ -125,9 +121,6 @@ class LocalPicture:
     def next(self, cancel: CancelToken, *, newest: bool) -> Sight | None:
         return self._sight
 
-    def pixels(self, sight: Sight) -> Bgr:
-        return self._read()
-
     def newest(self) -> tuple[object, Callable[[], Bgr]] | None:
         return self._path, self._read
 
@@ -135,9 +128,13 @@ class LocalPicture:
         return {}
 
     def _read(self) -> Bgr:
-        if self._nv12_size is None:
-            return read_image(self._path)
-        return read_nv12(self._path, *self._nv12_size)
+        size = self._nv12_size
+        bgr = read_image(self._path) if size is None else read_nv12(self._path, *size)
+        modified = os.stat(self._path).st_mtime_ns
+        if modified != (self._modified or modified):
+            raise ImageError(f'{self._path} has changed since it was read')
+        self._modified = modified
+        return bgr
 
 
 class CameraFrames:
@@ -183,10 +180,6 @@ class CameraFrames:
         encoded = self._frames.take_encoded(max_age, cancel, newest=newest)
         return encoded or self._newest(cancel)
 
-    def pixels(self, sight: Sight) -> Bgr:
-        assert sight.frame is not None
-        return sight.frame.bgr()
-
     def newest(self) -> tuple[object, Callable[[], Bgr]] | None:
         frame = self._frames.newest()
         return None if frame is None else (frame.received, frame.bgr)
@@ -208,7 +201,7 @@ class CameraFrames:
         frame = self._frames.wait_for_newest(
             parameters.image_timeout, parameters.max_image_age, cancel
         )
-        return see(frame, lambda: engine.picture(frame.bgr()))
+        return see(frame, frame.bgr, engine.picture)
 
     def _demand(self) -> Demand:
         parameters = self._parameters()

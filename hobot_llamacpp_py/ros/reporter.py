@@ -7,12 +7,11 @@ import time
 from collections.abc import Callable
 
 from rclpy.node import Node
-from std_msgs.msg import Header
 
 from hobot_llamacpp_py.engine import Answer, Stats
-from hobot_llamacpp_py.ros.parameters import Parameters
+from hobot_llamacpp_py.ros.parameters import Parameters, explained
 from hobot_llamacpp_py.ros.results import Results
-from hobot_llamacpp_py.ros.sight import Sight, steps
+from hobot_llamacpp_py.ros.sight import Sight, header_of, steps
 from hobot_llamacpp_py.ros.timeline import Interval
 
 __all__ = ['Reporter']
@@ -66,6 +65,9 @@ class Reporter:
             self._await_listeners(DISCOVERY_TIME)
         self._results.begin(self._parameters().cute_words)
 
+    def on_sight(self, sight: Sight | None) -> None:
+        """Note what the prompt is about, None in a text chat; the answer says it again."""
+
     def on_piece(self, piece: str) -> None:
         """Take the next piece of the running answer."""
         self._results.piece(piece)
@@ -83,7 +85,7 @@ class Reporter:
             _print('\n')
             self._await_listeners(LATE_DISCOVERY_TIME)
         times = steps(sight, answering, answer.stats)
-        self._results.end(answer.text, _header(sight), times)
+        self._results.end(answer.text, header_of(sight), times)
         self._logger.info(f'answer: {_line(answer.text)}')
         if answer.finish != 'stop':
             self._logger.info(f'the answer was cut ({answer.finish})')
@@ -95,13 +97,13 @@ class Reporter:
         self._logger.info(f'{reason} (prompt: {prompt[:60]!r})')
         self._finish_once(1)
 
-    def on_error(self, prompt: str, error: str) -> None:
+    def on_error(self, prompt: str, error: Exception) -> None:
         """Note that a prompt failed."""
-        self.last_error = error
+        self.last_error = explained(error)
         if self._parameters().once:
             self._await_listeners(LATE_DISCOVERY_TIME)
-        self._results.error(error)
-        self._logger.error(f'{error} (prompt: {prompt[:60]!r})')
+        self._results.error(self.last_error)
+        self._logger.error(f'{self.last_error} (prompt: {prompt[:60]!r})')
         self._finish_once(1)
 
     def _await_listeners(self, discovery_time: float) -> None:
@@ -122,13 +124,6 @@ class Reporter:
             if not self._results.wait_until_read(READ_TIMEOUT):
                 self._logger.warning('a subscriber did not take the answer in time')
             self._on_finished(status)
-
-
-def _header(sight: Sight | None) -> Header:
-    """Return the header of what an answer is about; that of a file is the C++ node's."""
-    if sight is None:
-        return Header()
-    return Header(frame_id='feedback') if sight.frame is None else sight.frame.header()
 
 
 def _print(text: str) -> None:

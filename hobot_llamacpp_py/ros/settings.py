@@ -12,13 +12,12 @@ from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from hobot_llamacpp_py import catalogue
-from hobot_llamacpp_py.board import this_board
+from hobot_llamacpp_py.catalogue import Edition
 from hobot_llamacpp_py.engine import ChatConfig, Constraint, grammar, json_schema
 from hobot_llamacpp_py.engine.constraints import check
 from hobot_llamacpp_py.errors import ModelFileError, ParameterError
 from hobot_llamacpp_py.files import find_file, read_text
-from hobot_llamacpp_py.ros.parameters import Parameters, specs
+from hobot_llamacpp_py.ros.parameters import OF_THE_MODEL, Parameters, specs
 
 if TYPE_CHECKING:
     from hobot_llamacpp_py.engine import Engine
@@ -53,7 +52,7 @@ class Settings:
         self.given = frozenset(getattr(node, '_parameter_overrides', ()))
         """Names of the parameters that somebody gave."""
         self._start: Callable[[Constraint], object] | None = None
-        self._edition: catalogue.Edition | None = None  # where llm_model_name names a model
+        self._edition: Edition | None = None  # where llm_model_name names a model
         self.current = self._declare()
         self._check_combinations()
         self._check_topics()
@@ -117,18 +116,11 @@ class Settings:
             declared = self._node.declare_parameter(spec.name, spec.default, descriptor)
             values[spec.name] = declared.value
         self._warn_of_unknown()
-        return self._with_catalogue(Parameters.from_values(values))
-
-    def _with_catalogue(self, parameters: Parameters) -> Parameters:
-        """Let a model of the catalogue set what it knows and nobody gave: type and encoder."""
-        if not catalogue.is_name(parameters.llm_model_name):
-            return parameters
-        model = catalogue.find(parameters.llm_model_name)
-        self._edition = edition = model.ready() or model.edition(this_board())
-        known = {'model_type': model.model_type, 'model_file_name': edition.encoder}
-        values = {name: value for name, value in known.items() if name not in self.given}
-        self._node.set_parameters([Parameter(name, value=values[name]) for name in values])
-        return parameters.replaced(values)
+        parameters, self._edition = Parameters.from_values(values).with_catalogue(self.given)
+        if self._edition:  # for those who ask the node
+            changed = [Parameter(n, value=getattr(parameters, n)) for n in OF_THE_MODEL]
+            self._node.set_parameters(changed)
+        return parameters
 
     def _warn_of_unknown(self) -> None:
         """Name parameters that were given but do not exist: ROS ignores them without a word."""
@@ -148,6 +140,8 @@ class Settings:
             _check(constraint, parameters)
         if parameters.pre_infer and parameters.feed_type == 2:
             self._logger.warning('pre_infer has no effect in a text chat')
+        if parameters.publish_overlay and parameters.feed_type == 2:
+            self._logger.warning('publish_overlay has no effect in a text chat: no pictures')
         if parameters.once and not parameters.user_prompt:
             raise ParameterError('once needs a user_prompt to answer')
         if parameters.continuous and parameters.feed_type != 1:
@@ -166,23 +160,9 @@ class Settings:
     def _find_files(self) -> dict[str, str]:
         """Find all files before any is loaded, so that a miss is told at once."""
         parameters = self.current
-        edition = self._edition
-        wanted = {'llm_model_name': edition.decoder if edition else parameters.llm_model_name}
-        if parameters.is_remote:
-            wanted.clear()
-        elif parameters.feed_type != 2:
-            wanted['model_file_name'] = parameters.model_file_name
-        files, missing = {}, []
-        for name, value in wanted.items():
-            try:
-                files[name] = find_file(name, value)
-            except ModelFileError as error:
-                missing.append(str(error))
-        if missing and edition and 'model_file_name' not in self.given:
-            raise ModelFileError(
-                f'llm_model_name: {edition.model} is not on this machine, or not all of it; get it'
-                f' with: {edition.command}'
-            )
+        files, missing = parameters.find_models(self._edition, self.given)
+        if missing and self._edition:
+            raise ModelFileError('; '.join(missing))
         if missing:
             command = _BUILT_IN_CHAT if parameters.feed_type == 2 else BUILT_IN
             raise ModelFileError(f'{"; ".join(missing)}. To try the built-in model: {command}')

@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+from std_msgs.msg import Header
+
 from hobot_llamacpp_py.engine import Picture, Stats
 from hobot_llamacpp_py.ros.frame import Frame
 from hobot_llamacpp_py.ros.timeline import Interval, Stopwatch
 
-__all__ = ['Sight', 'see', 'steps']
+__all__ = ['Sight', 'header_of', 'see', 'steps']
+
+Bgr = npt.NDArray[np.uint8]
 
 
 @dataclass
@@ -18,6 +24,8 @@ class Sight:
 
     picture: Picture
     frame: Frame | None
+    read: Callable[[], Bgr]
+    """Reads the whole picture again, BGR; an ImageError where that cannot be done any more."""
     preprocess: Interval
     infer: Interval | None = None
     """When the encoder ran, if that was before the question."""
@@ -27,10 +35,17 @@ class Sight:
         return self.frame is None or self.frame.is_fresh(max_age)
 
 
-def see(frame: Frame | None, read: Callable[[], Picture]) -> Sight:
-    """Read a picture, and note when that was."""
+def see(frame: Frame | None, read: Callable[[], Bgr], fit: Callable[[Bgr], Picture]) -> Sight:
+    """Read a picture, fit it to the encoder, and note when that was."""
     watch = Stopwatch()
-    return Sight(read(), frame, watch.read())
+    return Sight(fit(read()), frame, read, watch.read())
+
+
+def header_of(sight: Sight | None) -> Header:
+    """Return the header of what an answer is about; that of a file is the C++ node's."""
+    if sight is None:
+        return Header()
+    return Header(frame_id='feedback') if sight.frame is None else sight.frame.header()
 
 
 def steps(sight: Sight | None, answering: Interval, stats: Stats) -> dict[str, Interval]:

@@ -48,6 +48,9 @@ class Listener(Protocol):
     def on_prompt(self, prompt: str) -> None:
         """Note that a prompt's turn has come."""
 
+    def on_sight(self, sight: Sight | None) -> None:
+        """Note what the prompt is about, None in a text chat."""
+
     def on_piece(self, piece: str) -> None:
         """Take the next piece of the running answer."""
 
@@ -60,7 +63,7 @@ class Listener(Protocol):
     def on_cancelled(self, prompt: str, reason: str) -> None:
         """Note that a prompt was cancelled before there was any text."""
 
-    def on_error(self, prompt: str, error: str) -> None:
+    def on_error(self, prompt: str, error: Exception) -> None:
         """Note that a prompt failed."""
 
 
@@ -100,7 +103,9 @@ class Worker(threading.Thread):
         self.engine: Vlm | None = None
         """The loaded models; None until they are, or when the thread has ended."""
         self._load, self._settings = load, settings
-        self._inbox, self._source, self._listener = inbox, source, listener
+        self._inbox, self._source = inbox, source
+        self.listener = listener
+        """May be replaced before the thread is started."""
         self._chat: Chat | None = None
         self._running: CancelToken | None = None
         self._lock = threading.Lock()
@@ -131,7 +136,7 @@ class Worker(threading.Thread):
         try:
             engine = self._load()
         except Exception as error:
-            self._listener.on_fatal(explained(error))
+            self.listener.on_fatal(explained(error))
             return
         with engine:
             try:
@@ -139,10 +144,10 @@ class Worker(threading.Thread):
                 self._chat = Chat(engine, self._settings.chat_config())
                 self._prepare(self._source.open(engine))
             except Exception as error:
-                self._listener.on_fatal(explained(error))
+                self.listener.on_fatal(explained(error))
                 return
             self.engine = engine
-            self._listener.on_ready()
+            self.listener.on_ready()
             while (work := self._wait()) is not Work.END:
                 try:
                     self._work(work)
@@ -201,11 +206,11 @@ class Worker(threading.Thread):
             with self._cancellable() as cancel:
                 given = self._answer(prompt, cancel, newest)
             # Whoever reads the answer has nothing left to cancel.
-            self._listener.on_answer(*given)
+            self.listener.on_answer(*given)
         except CancelledError as error:
-            self._listener.on_cancelled(prompt, str(error))
+            self.listener.on_cancelled(prompt, str(error))
         except Exception as error:
-            self._listener.on_error(prompt, explained(error))
+            self.listener.on_error(prompt, error)
 
     def _run(self, task: Task) -> None:
         """Have a task do what it wants to."""
@@ -218,7 +223,7 @@ class Worker(threading.Thread):
         sight = self._source.next(cancel, newest=True)
         if sight is None:
             raise PromptError('this is a text chat (feed_type 2): there is nothing to see')
-        return View(sight.picture, lambda: self._source.pixels(sight))
+        return View(sight.picture, sight.read)
 
     @contextmanager
     def _cancellable(self, cancel: CancelToken | None = None) -> Iterator[CancelToken]:
@@ -239,15 +244,16 @@ class Worker(threading.Thread):
         if not prompt.strip():
             raise PromptError('the prompt is empty')
         self._chat.config = self._settings.chat_config()
-        self._listener.on_prompt(prompt)
+        self.listener.on_prompt(prompt)
         self.state = 'waiting for an image'
         sight = self._source.next(cancel, newest=newest)
+        self.listener.on_sight(sight)
         self.state = 'answering'
         answer = self._chat.ask(prompt, sight.picture if sight else None, cancel)
-        answer.on_thought = self._listener.on_thought
+        answer.on_thought = self.listener.on_thought
         watch = Stopwatch()
         for piece in answer:
-            self._listener.on_piece(piece)
+            self.listener.on_piece(piece)
         if not answer.text:
             if answer.finish == 'cancelled':
                 raise CancelledError('cancelled before the first word')

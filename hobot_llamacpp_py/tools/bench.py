@@ -7,22 +7,31 @@ with an encoder stand-in; `--llm` and `--encoder` measure real models, on a boar
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
+import math
 import re
 import resource
 import sys
 from pathlib import Path
-from typing import Any
 
 from hobot_llamacpp_py.config import DecoderConfig, EncoderConfig
 from hobot_llamacpp_py.engine import FAMILIES, Engine, VlmError
-from hobot_llamacpp_py.engine.decoder import Decoder
+from hobot_llamacpp_py.engine.threads import MOST, usable_cores
 from hobot_llamacpp_py.tools.bars import Bar, print_verdicts
-from hobot_llamacpp_py.tools.bench_engine import Bench, StandInEncoder
+from hobot_llamacpp_py.tools.bench_compare import check_comparable, print_comparison
+from hobot_llamacpp_py.tools.bench_engine import Bench, NotingDecoder, StandInEncoder
 from hobot_llamacpp_py.tools.bench_model import write_model
+from hobot_llamacpp_py.tools.bench_plot import check_can_draw, plot
+from hobot_llamacpp_py.tools.bench_results import (
+    ENGINE,
+    THREADS,
+    Results,
+    check_folder,
+    facts_of_model,
+    figure,
+)
 from hobot_llamacpp_py.tools.bench_structured import structured
+from hobot_llamacpp_py.tools.bench_sweep import MOST_TRIED, print_sweep, sweep
+from hobot_llamacpp_py.tools.bench_threads import SECONDS
 from hobot_llamacpp_py.vision.encoder import VisionEncoder
 from hobot_llamacpp_py.vision.open import open_encoder
 
@@ -75,44 +84,114 @@ BARS = {
 
 # Published for InternVL2.5-1B on the X5: encoder ms, prefill ms a token.
 X5_ENCODER_MS, X5_PREFILL_MS = 2456.0, 7.7
-STAND_IN = 'stand-in, which only takes its time'
+STAND_IN = {'encoder': 'stand-in, which only takes its time'}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the benchmark; exit with 1 if a ratio misses its bar."""
-    parser = argparse.ArgumentParser(prog='bench', description=__doc__.split('\n')[0])
-    parser.add_argument('--llm', type=Path, help='a GGUF decoder in place of the stand-in')
-    parser.add_argument('--encoder', type=Path, help='its vision encoder')
-    parser.add_argument('--model-type', type=int, default=0, choices=FAMILIES)
-    cores = len(os.sched_getaffinity(0))
-    parser.add_argument('--threads', type=int, default=min(8, cores), help='%(default)s here')
-    parser.add_argument('--rounds', type=int, default=5, help='measurements of each: %(default)s')
-    parser.add_argument('--tokens', type=int, default=96, help='of an answer: %(default)s')
-    parser.add_argument('--json', type=Path, help='write the results to this file, too')
-    options = parser.parse_args(arguments)
+    """Run the benchmark, or look at what it found before; exit with 1 if that is not good."""
+    options = _parse(arguments)
     try:
-        results = _measure(options)
+        is_fine = _run(options)
     except VlmError as error:
         print(f'error: {error}', file=sys.stderr)
         sys.exit(2)
-    _print_table(results)
+    sys.exit(not is_fine)
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog='bench',
+        description=(__doc__ or '').split('\n')[0],
+        epilog='Exit status: 0 if all is well; 1 if a ratio misses its bar, with --compare if'
+        ' something got worse; 2 if nothing could be measured, read or compared.',
+    )
+    add = parser.add_argument
+    add('--llm', type=Path, help='a GGUF decoder in place of the stand-in')
+    add('--encoder', type=Path, help='its vision encoder (--sweep needs none)')
+    add('--model-type', type=int, default=0, choices=FAMILIES)
+    most = min(MOST, usable_cores())
+    add('--threads', type=_count, default=most, help='%(default)s here; of --sweep the most')
+    add('--n-ctx', type=_count, default=2048, help='size of the context: %(default)s')
+    add('--rounds', type=_count, default=5, help='measurements of each: %(default)s')
+    add('--tokens', type=_count, default=96, help='of an answer: %(default)s')
+    add('--sweep', action='store_true', help='find the number of threads to set, nothing else')
+    add('--seconds', type=_positive, default=SECONDS, help='of a --sweep measurement: %(default)s')
+    add('--json', type=Path, metavar='FILE', help='write the results to this file, too')
+    add('--from', type=Path, dest='source', metavar='FILE', help='read such, measure nothing')
+    add('--compare', type=Path, metavar='FILE', help='hold the results against earlier ones')
+    limit = 'how much worse a figure may get, as a share: %(default)s'
+    add('--tolerance', type=_positive, default=0.05, help=limit)
+    add('--plot', type=Path, metavar='FILE', help='draw the results as PNG, with matplotlib')
+    return parser.parse_args(arguments)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is no number from 1 on')
+    return int(text)
+
+
+def _positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f'{text!r} is no number above 0')
+    return number
+
+
+def _run(options: argparse.Namespace) -> bool:
+    """Measure, or read what was measured; show it, and tell whether all is well."""
+    # Minutes of measuring shall not end in an error that could be seen before.
+    for path in filter(None, (options.json, options.plot)):
+        check_folder(path)
+    earlier = Results.read(options.compare) if options.compare else None
+    results = Results.read(options.source) if options.source else _begin(options)
+    if earlier:
+        check_comparable(earlier, options.compare, results)
+    if options.plot:
+        check_can_draw(results)
+    if not options.source:
+        _measure(results, options)
     if options.json:
-        options.json.write_text(json.dumps(results, indent=2) + '\n')
-    sys.exit(not all(BARS[name].holds(ratio) for name, ratio in results['ratios'].items()))
+        results.write(options.json)
+    is_fine = _show(results)
+    if options.plot:
+        plot(results, options.plot)
+    if earlier:
+        return print_comparison(earlier, options.compare, results, BARS, options.tolerance)
+    return is_fine
 
 
-def _measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    if (options.llm is None) != (options.encoder is None):
+def _begin(options: argparse.Namespace) -> Results:
+    """Return results without figures: what is going to be measured."""
+    if not options.sweep and (options.llm is None) != (options.encoder is None):
         raise VlmError('--llm and --encoder go together')
-    config = DecoderConfig(n_ctx=2048, n_threads=options.threads)
+    options.llm = options.llm or write_model()
+    model = facts_of_model('decoder', options.llm)
+    threads = min(options.threads, usable_cores())
+    if options.sweep:
+        return Results(THREADS, options.rounds, model, {MOST_TRIED: threads})
+    model |= facts_of_model('encoder', options.encoder) if options.encoder else STAND_IN
+    settings = {'threads': threads, 'n_ctx': options.n_ctx, 'tokens': options.tokens}
+    return Results(ENGINE, options.rounds, model, settings)
+
+
+def _measure(results: Results, options: argparse.Namespace) -> None:
+    """Add the figures to the results."""
+    if results.kind == THREADS:
+        sweep(results, options.llm, options.seconds)
+        return
+    n_threads = results.settings['threads']
     family = FAMILIES[options.model_type]
     encoder: VisionEncoder
-    decoder = Decoder(options.llm or write_model(), config)
+    decoder = NotingDecoder(options.llm, DecoderConfig(options.n_ctx, n_threads=n_threads))
     if options.encoder:
-        encoder = open_encoder(options.encoder, family, EncoderConfig(n_threads=options.threads))
+        encoder = open_encoder(options.encoder, family, EncoderConfig(n_threads=n_threads))
     else:
         encoder = StandInEncoder(decoder.n_embd)
-    figures: dict[str, float] = {}
+    figures = results.figures
     with Engine(decoder, encoder, family) as engine:
         bench = Bench(engine, options.rounds, options.tokens)
         for name, measure in (
@@ -120,24 +199,15 @@ def _measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
             ('token loop', bench.token_loop),
             ('speculation', bench.speculation),
             ('structured answers', lambda: structured(engine, options.rounds)),
+            # Before the first token, for which there is another decoder.
+            ('memory', lambda: {'peak memory MB': figure([_peak_memory_kib() / 1024])}),
+            ('image encoder', bench.encode),
+            ('first token', bench.first_token),
+            ('filling the context', bench.filling),
         ):
             print(f'measuring: {name} ...', file=sys.stderr, flush=True)
             figures |= measure()
-        figures['peak memory MB'] = _peak_memory_kib() / 1024
-        print('measuring: first token ...', file=sys.stderr, flush=True)
-        figures['image encoder ms'] = bench.encode()
-        figures |= bench.first_token()
-    return {
-        'machine': {
-            'processor': _processor(),
-            'cores': os.cpu_count(),
-            'threads': decoder.n_threads,
-            'decoder': decoder.path.name,
-            'encoder': options.encoder.name if options.encoder else STAND_IN,
-        },
-        'ratios': {name: figures.pop(name) for name in BARS},
-        'figures': figures,
-    }
+    results.ratios = {name: figures.pop(name) for name in BARS}
 
 
 def _peak_memory_kib() -> float:
@@ -151,41 +221,44 @@ def _peak_memory_kib() -> float:
     return total + resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _processor() -> str:
-    try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(':')[1].strip() for line in lines if line.startswith('model name')]
-    return names[0] if names else platform.machine()
+def _show(results: Results) -> bool:
+    """Print the results; tell whether all ratios reach their bars."""
+    if results.kind == THREADS:
+        print_sweep(results)
+        return True
+    _print_table(results)
+    is_fine = print_verdicts(BARS, {name: item.value for name, item in results.ratios.items()})
+    _print_explanations(results)
+    return is_fine
 
 
-def _print_table(results: dict[str, dict[str, Any]]) -> None:
-    figures = results['figures']
-    print(', '.join(f'{name}: {value}' for name, value in results['machine'].items()), '\n')
+def _print_table(results: Results) -> None:
+    print(results.conditions(), '\n')
     columns = ['image encoder ms', 'prefill ms/token', 'eval ms/token', 'cold ms', 'follow-up ms']
     columns += ['prepared ms', 'C++ order ms', 'peak memory MB', 'tokens reused']
     print(f'| {" | ".join(columns)} |\n|{"---|" * len(columns)}')
-    print(f'| {" | ".join(f"{figures[name]:.1f}" for name in columns)} |')
+    print(f'| {" | ".join(f"{results.value(name):.1f}" for name in columns)} |')
     print(
         '\nMilliseconds from a question to its first token: cold, the first one about a picture;'
         ' follow-up, the next;\nprepared, with pre_infer; C++ order, with a context made and the'
         ' picture encoded after the question.\n'
     )
-    print_verdicts(BARS, results['ratios'])
+
+
+def _print_explanations(results: Results) -> None:
     print(
-        f'\nOf the {figures["structured, tokens"]:.0f} tokens of the answer in JSON'
-        f' {figures["structured, forced"]:.0f} are forced.'
+        f'\nOf the {results.value("structured, tokens"):.0f} tokens of the answer in JSON'
+        f' {results.value("structured, forced"):.0f} are forced.'
     )
-    if results['machine']['encoder'] != STAND_IN:
+    if results.model['encoder'] != STAND_IN['encoder']:
         print('\nThe bars are for the model and the stand-in that the benchmark brings itself.')
         return
-    n_prompt = figures['tokens reused'] + figures['follow-up tokens']
+    n_prompt = results.value('tokens reused') + results.value('follow-up tokens')
     before = X5_ENCODER_MS + X5_PREFILL_MS * n_prompt
     print(
         f'\nOn an RDK X5 with InternVL2.5-1B (published: encoder {X5_ENCODER_MS:.0f} ms, prefill'
         f' {X5_PREFILL_MS} ms a token) the ratio\n"prepared" means {before / 1e3:.1f} s ->'
-        f' {before / 1e3 * results["ratios"]["prepared"]:.2f} s to the first token.'
+        f' {before / 1e3 * results.ratios["prepared"].value:.2f} s to the first token.'
     )
 
 

@@ -25,7 +25,7 @@ from hobot_llamacpp_py.engine.inbox import Inbox
 from hobot_llamacpp_py.errors import VlmError
 from hobot_llamacpp_py.folders import share_directory
 from hobot_llamacpp_py.ros.frame import Frame
-from hobot_llamacpp_py.ros.parameters import Parameters
+from hobot_llamacpp_py.ros.parameters import Parameters, explained
 from hobot_llamacpp_py.ros.picture_source import CameraFrames
 from hobot_llamacpp_py.ros.sight import Sight
 from hobot_llamacpp_py.ros.timeline import Interval
@@ -188,6 +188,9 @@ class _Listener:
     def on_prompt(self, prompt: str) -> None:
         """Do nothing."""
 
+    def on_sight(self, sight: Sight | None) -> None:
+        """Do nothing."""
+
     def on_piece(self, piece: str) -> None:
         """Do nothing."""
 
@@ -206,9 +209,9 @@ class _Listener:
         """Note why there is none."""
         self.error = reason
 
-    def on_error(self, prompt: str, error: str) -> None:
+    def on_error(self, prompt: str, error: Exception) -> None:
         """Note why there is none."""
-        self.error = error
+        self.error = explained(error)
 
     def seconds_an_answer(self, n: int) -> float:
         """Wait for n answers after the first; return their mean time."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
 from dataclasses import replace
 from typing import Any
 
 from hobot_llamacpp_py.config import ChatConfig, SamplingConfig
 from hobot_llamacpp_py.engine import Answer, Engine, Request, Turn, json_schema
 from hobot_llamacpp_py.errors import VlmError
+from hobot_llamacpp_py.tools.bench_results import Figure, figure
 
 __all__ = ['structured']
 
@@ -37,7 +37,7 @@ GREEDY, SAMPLED = SamplingConfig(temperature=0), SamplingConfig(seed=1)
 TEXT = {'type': 'string', 'minLength': 5000}  # nothing of it is forced but its quotes
 
 
-def structured(engine: Engine, rounds: int) -> dict[str, float]:
+def structured(engine: Engine, rounds: int) -> dict[str, Figure]:
     """Measure constrained answers against free ones, in short pieces in turn."""
     robot, text = json_schema(ROBOT), json_schema(TEXT)
     for constraint in (robot, text):
@@ -57,11 +57,11 @@ def structured(engine: Engine, rounds: int) -> dict[str, float]:
         typical.append(_seconds_a_token(free) / _seconds_a_token(answer))
         first.append(answer.stats.first_token_s / free.stats.first_token_s)
     return {
-        'constrained token': statistics.median(sampled[1:]),
-        'structured answer': statistics.median(typical[1:]),
-        'structured, first token': statistics.median(first[1:]),
-        'structured, tokens': len(answer.tokens),
-        'structured, forced': answer.stats.accepted,
+        'constrained token': figure(sampled[1:]),
+        'structured answer': figure(typical[1:]),
+        'structured, first token': figure(first[1:]),
+        'structured, tokens': figure([len(answer.tokens)]),
+        'structured, forced': figure([answer.stats.accepted]),
     }
 
 

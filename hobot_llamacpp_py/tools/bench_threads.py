@@ -20,12 +20,14 @@ from hobot_llamacpp_py.engine.threads import usable_cores
 from hobot_llamacpp_py.tools.bars import Bar, print_verdicts
 from hobot_llamacpp_py.tools.bench_model import write_model
 
-__all__ = ['main']
+__all__ = ['SECONDS', 'Runner', 'main', 'neighbours']
 
 PROMPT, STEPS, CHUNK = 32, 64, 64  # tokens: before what is measured; decoded, prefilled in turn
 SECONDS = 1.5  # of one measurement
 PERIOD = 3.0  # seconds for which a neighbour that comes and goes stays, and stays away
-BUSY = 'while True: pass'
+# A neighbour that computes without end, but no longer than we do, however we end.
+BUSY = 'import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass'
+Measure = Callable[[int, float], float]  # threads and seconds to tokens a second
 # A neighbour with a timer of 10 ms and a frame of 10 ms of work thirty times a second.
 ROBOT = """
 import sys, time
@@ -72,7 +74,8 @@ BARS = _bars()
 
 
 @contextmanager
-def _neighbours(n: int, script: str = BUSY) -> Iterator[None]:
+def neighbours(n: int, script: str = BUSY) -> Iterator[None]:
+    """Run n processes beside us that compute without end, or what a script does."""
     processes = [subprocess.Popen([sys.executable, '-c', script]) for _ in range(n)]
     try:
         yield
@@ -82,7 +85,7 @@ def _neighbours(n: int, script: str = BUSY) -> Iterator[None]:
             process.wait()
 
 
-class _Runner:
+class Runner:
     """Two decoders: one adapts, the other computes with a number that it is told."""
 
     def __init__(self, llm: Path, most: int) -> None:
@@ -90,23 +93,33 @@ class _Runner:
         self.fixed = Decoder(llm, DecoderConfig(n_ctx=512, n_threads=most))
         self.numbers = range(1, most + 1)
 
+    def in_turn(self, measure: Measure, rounds: int, seconds: float) -> dict[int, list[float]]:
+        """Return the speeds of the adaptive number (0) and of all fixed ones, measured in turn."""
+        speeds: dict[int, list[float]] = {n: [] for n in (0, *self.numbers)}
+        for _ in range(rounds):
+            for n in speeds:
+                measure(n, min(0.3, seconds))  # threads begin
+                speeds[n].append(measure(n, seconds))
+        return speeds
+
     def decode(self, n: int, seconds: float) -> float:
         """Decode token by token with n threads (0: as many as pay); return tokens a second."""
         decoder = self._begin(n)
-        decoder.prefill([*range(1000, 1000 + PROMPT)], 0)
+        decoder.prefill(self._tokens(PROMPT), 0)
+        following = self._tokens(PROMPT + STEPS)[PROMPT:]
 
         def step(number: int) -> int:
             at = number % STEPS
             if not at:
                 decoder.trim(PROMPT)
-            decoder.decode(2000 + at, [], PROMPT + at)
+            decoder.decode(following[at], [], PROMPT + at)
             return 1
 
         return _rate(step, seconds)
 
     def prefill(self, n: int, seconds: float) -> float:
         """Prefill again and again; return tokens a second."""
-        decoder, tokens = self._begin(n), [*range(1000, 1000 + CHUNK)]
+        decoder, tokens = self._begin(n), self._tokens(CHUNK)
 
         def step(number: int) -> int:
             decoder.trim(0)
@@ -114,6 +127,14 @@ class _Runner:
             return CHUNK
 
         return _rate(step, seconds)
+
+    def close(self) -> None:
+        """Free both."""
+        self.adaptive.close()
+        self.fixed.close()
+
+    def _tokens(self, n: int) -> list[int]:
+        return [number % self.adaptive.vocabulary.n_tokens for number in range(1000, 1000 + n)]
 
     def _begin(self, n: int) -> Decoder:
         time.sleep(0.05)  # the other decoder's threads still wait for more, which looks like work
@@ -132,29 +153,23 @@ def _rate(step: Callable[[int], int], seconds: float) -> float:
     return done / passed
 
 
-def _against_all(
-    runner: _Runner, measure: Callable[[int, float], float], rounds: int, seconds: float = SECONDS
-) -> float:
-    """Return the adaptive speed by that of the best fixed number, in turn."""
-    speeds: dict[int, list[float]] = {n: [] for n in (0, *runner.numbers)}
-    for _ in range(rounds):
-        for n in speeds:
-            measure(n, 0.3)  # threads begin
-            speeds[n].append(measure(n, seconds))
+def _against_all(runner: Runner, measure: Measure, rounds: int, seconds: float = SECONDS) -> float:
+    """Return the adaptive speed by that of the best fixed number."""
+    speeds = runner.in_turn(measure, rounds, seconds)
     typical = {n: statistics.median(found) for n, found in speeds.items()}
     print('   ', {n or 'adaptive': round(speed, 1) for n, speed in typical.items()}, flush=True)
     return typical[0] / max(typical[n] for n in runner.numbers)
 
 
-def _coming_and_going(runner: _Runner, rounds: int) -> float:
+def _coming_and_going(runner: Runner, rounds: int) -> float:
     """Return the same beside a neighbour that comes and goes."""
     script = f'import time\nwhile True:\n  end = time.time() + {PERIOD}\n'
     script += f'  while time.time() < end: pass\n  time.sleep({PERIOD})'
-    with _neighbours(1, script):
+    with neighbours(1, script):
         return _against_all(runner, runner.decode, max(1, rounds // 3), 4 * PERIOD)
 
 
-def _neighbour(runner: _Runner, n: int, seconds: float) -> tuple[float, float]:
+def _neighbour(runner: Runner, n: int, seconds: float) -> tuple[float, float]:
     """Return frames a second and the timer's p99 delay of a robot's neighbour while we decode."""
     runner.decode(n, 1.0)
     command = [sys.executable, '-c', ROBOT, str(seconds)]
@@ -174,7 +189,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     ratios: dict[str, float] = {}
     try:
-        runner = _Runner(options.llm or write_model(), min(8, usable_cores()))
+        runner = Runner(options.llm or write_model(), min(8, usable_cores()))
     except VlmError as error:
         print(f'error: {error}', file=sys.stderr)
         sys.exit(2)
@@ -182,7 +197,7 @@ def main(arguments: list[str] | None = None) -> None:
         for kind, measure in (('decode', runner.decode), ('prefill', runner.prefill)):
             print(f'measuring: {kind}, busy neighbours: {name} ...', file=sys.stderr, flush=True)
             measure(0, 1.0)
-            with _neighbours(n):
+            with neighbours(n):
                 measure(0, 1.0)  # it counts from a second after they came
                 ratios[f'{kind}, {name}'] = _against_all(runner, measure, options.rounds)
     print('measuring: a neighbour that comes and goes ...', file=sys.stderr, flush=True)

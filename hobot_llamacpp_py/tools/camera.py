@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import array
 import itertools
 import math
 import signal
@@ -25,6 +24,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from hobot_llamacpp_py.errors import ImageError
+from hobot_llamacpp_py.ros.frame import bgr_to_compressed, bgr_to_image
 from hobot_llamacpp_py.vision.image_file import read_image
 
 __all__ = ['main']
@@ -82,7 +82,7 @@ def _publish(options: argparse.Namespace, arguments: list[str] | None) -> None:
         QoSProfile(depth=3, reliability=reliability),
     )
     rate = options.rate or rate
-    write = _compressed if options.compressed else _raw
+    write = bgr_to_compressed if options.compressed else bgr_to_image
     node.get_logger().info(
         f'{options.source} at {rate:g} frames a second on {publisher.topic_name}'
     )
@@ -94,7 +94,7 @@ def _publish(options: argparse.Namespace, arguments: list[str] | None) -> None:
         if options.size:
             bgr = cv2.resize(bgr, options.size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
         header = Header(stamp=node.get_clock().now().to_msg(), frame_id=options.frame_id)
-        publisher.publish(write(header, bgr))
+        publisher.publish(write(bgr, header))
         due = max(due + 1 / rate, time.monotonic())  # what is late is not made up for
         if stopping.wait(due - time.monotonic()):
             break
@@ -145,18 +145,6 @@ def _again(read: Callable[[], Iterator[Bgr]], loops: bool) -> Iterator[Bgr]:
     yield from read()
     while loops:
         yield from read()
-
-
-def _raw(header: Header, bgr: Bgr) -> Any:
-    height, width = bgr.shape[:2]
-    message = Image(header=header, width=width, height=height, encoding='bgr8', step=width * 3)
-    message.data = array.array('B', bgr.tobytes())  # of another type each byte would be checked
-    return message
-
-
-def _compressed(header: Header, bgr: Bgr) -> Any:
-    data = cv2.imencode('.jpg', bgr)[1].tobytes()
-    return CompressedImage(header=header, format='jpeg', data=data)
 
 
 def _positive(text: str) -> float:

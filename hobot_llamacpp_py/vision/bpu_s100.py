@@ -15,7 +15,8 @@ import numpy.typing as npt
 from hobot_llamacpp_py.config import EncoderConfig
 from hobot_llamacpp_py.errors import InferenceError, ModelFileError
 from hobot_llamacpp_py.families import ModelFamily
-from hobot_llamacpp_py.vision.bpu import Board, cause
+from hobot_llamacpp_py.health.boards import S100
+from hobot_llamacpp_py.vision.bpu import cause, inference_error, load_binding, load_error
 from hobot_llamacpp_py.vision.preprocess import normalise
 from hobot_llamacpp_py.vision.tensors import (
     Quantisation,
@@ -24,9 +25,8 @@ from hobot_llamacpp_py.vision.tensors import (
     rgb_pixels,
 )
 
-__all__ = ['BpuS100Encoder']
+__all__ = ['BpuS100Encoder', 'import_binding']
 
-_S100 = Board('RDK S100', '.hbm', 'an X5 takes .bin', 'hbm-runtime')
 _INPUTS = {'F32': np.float32, 'F16': np.float16, 'S8': np.int8, 'S16': np.int16, 'U8': np.uint8}
 _FLOATS = ('F32', 'F16')
 _OUTPUTS = (*_FLOATS, 'S8', 'U8', 'S16', 'U16', 'S32', 'U32')
@@ -49,7 +49,7 @@ class BpuS100Encoder:
         self, path: Path, family: ModelFamily, config: EncoderConfig = EncoderConfig()
     ) -> None:
         self._path = path
-        binding = _S100.import_binding(self._path, _import)
+        binding = load_binding(S100, self._path, import_binding)
         if self._path.suffix != '.hbm':
             raise ModelFileError(
                 f'{path}: the BPU library loads files with the suffix .hbm only: rename it'
@@ -57,7 +57,7 @@ class BpuS100Encoder:
         try:
             self._runtime: Any = binding.HB_HBMRuntime(str(path))
         except Exception as error:
-            raise _S100.load_error(self._path, error) from None
+            raise load_error(S100, self._path, error) from None
         self._scaled = binding.hbDNNQuantiType.SCALE
         self._model = self._only(self._runtime.model_names, 'model')
         self._read_input(family)
@@ -73,7 +73,7 @@ class BpuS100Encoder:
         try:
             output = self._runtime.run(feed)[self._model][self._output]
         except Exception as error:
-            raise _S100.inference_error(self._path, error, self._given) from None
+            raise inference_error(self._path, error, self._given) from None
         if output.shape != self._output_shape:
             raise InferenceError(
                 f'{self._path}: the output has shape {list(output.shape)};'
@@ -158,7 +158,12 @@ class BpuS100Encoder:
         return shape, kind, Quantisation(scale, zero_point, axis)
 
 
-def _import() -> Any:
+def import_binding() -> Any:
+    """Return the binding.
+
+    Raises:
+        Exception: of any kind: it cannot be imported, and why.
+    """
     import hbm_runtime
 
     return hbm_runtime

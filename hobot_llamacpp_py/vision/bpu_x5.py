@@ -19,7 +19,8 @@ import numpy.typing as npt
 from hobot_llamacpp_py.config import EncoderConfig
 from hobot_llamacpp_py.errors import InferenceError, ModelFileError
 from hobot_llamacpp_py.families import ModelFamily
-from hobot_llamacpp_py.vision.bpu import Board, cause
+from hobot_llamacpp_py.health.boards import X5
+from hobot_llamacpp_py.vision.bpu import cause, inference_error, load_binding, load_error
 from hobot_llamacpp_py.vision.preprocess import InputSpec, normalise
 from hobot_llamacpp_py.vision.tensors import (
     Quantisation,
@@ -27,13 +28,13 @@ from hobot_llamacpp_py.vision.tensors import (
     input_spec,
     nv12,
     rgb_pixels,
+    text_of,
 )
 
-__all__ = ['BpuX5Encoder']
+__all__ = ['BpuX5Encoder', 'import_binding']
 
 Tensor = npt.NDArray[Any]
 
-_X5 = Board('RDK X5', '.bin', 'an S100 takes .hbm', 'hobot-dnn-rdkx5', max_numpy=1)
 # How each kind of input is made from a fitted picture. (NV12 in two planes and float16 never
 # arrive through the binding.)
 _INPUTS: dict[str, Callable[[npt.NDArray[np.uint8], InputSpec], Tensor]] = {
@@ -71,7 +72,7 @@ class BpuX5Encoder:
     ) -> None:
         self._path = path
         self._arguments = {'core_id': config.bpu_core, 'priority': config.bpu_priority}
-        self._model = self._load(_X5.import_binding(self._path, _import_system, _import_pypi))
+        self._model = self._load(load_binding(X5, self._path, import_binding))
         self._spec, self._make_input = self._check_input(family)
         self._dequantise = self._check_output()
         self._hand_over = self._find_convention()
@@ -103,7 +104,7 @@ class BpuX5Encoder:
         try:
             models = binding.load(str(self._path))
         except Exception as error:
-            raise _X5.load_error(self._path, error) from None
+            raise load_error(X5, self._path, error) from None
         if len(models) != 1:
             names = ', '.join(repr(model.name) for model in models)
             raise ModelFileError(
@@ -203,18 +204,25 @@ class BpuX5Encoder:
 
     def _inference_error(self, error: Exception) -> InferenceError:
         given = ', '.join(f'{name} {value}' for name, value in self._arguments.items())
-        return _X5.inference_error(self._path, error, given)
+        return inference_error(self._path, error, given)
 
 
-def _import_system() -> Any:
-    from hobot_dnn import pyeasy_dnn
+def import_binding() -> Any:
+    """Return the binding: that of the system's image, else that of PyPI.
 
-    return pyeasy_dnn
+    Raises:
+        ImportError: neither can be imported, and why.
+    """
+    try:
+        from hobot_dnn import pyeasy_dnn
 
-
-def _import_pypi() -> Any:
-    from hobot_dnn_rdkx5 import pyeasy_dnn
-
+        return pyeasy_dnn
+    except Exception as error:  # also a missing library, and what another numpy provokes
+        problem = text_of(error)
+    try:
+        from hobot_dnn_rdkx5 import pyeasy_dnn
+    except Exception as error:
+        raise ImportError(f'{problem}; {text_of(error)}') from None
     return pyeasy_dnn
 
 

@@ -85,6 +85,8 @@ class ProcessEncoder:
         self._model = pickle.dumps((self._path, family, config))
         self._timeout, self._start_timeout = config.timeout, max(start_timeout, config.timeout)
         self._n_threads = config.n_threads
+        self.restarts = 0
+        """How often a child was started in place of one that had failed."""
         self._lock = threading.Lock()  # held by who talks to the child
         self._closed = False
         self._child: _Child | None = None
@@ -166,6 +168,7 @@ class ProcessEncoder:
             self._start()
         except VlmError as error:
             raise self._failed(str(error)) from None
+        self.restarts += 1
 
     def _start(self) -> None:
         """Start a child and wait until it has loaded the model; on failure there is none."""

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from hobot_llamacpp_py.config import EncoderConfig
 from hobot_llamacpp_py.errors import InferenceError, ModelFileError
 from hobot_llamacpp_py.families import ModelFamily
+from hobot_llamacpp_py.health.packages import INSTALL_LIBMTMD
 from hobot_llamacpp_py.llama_log import Reason, on_llama_log
 from hobot_llamacpp_py.vision.mmproj_header import mmproj_sizes
 from hobot_llamacpp_py.vision.tensors import as_embeddings
@@ -54,7 +55,7 @@ class MmprojEncoder:
         except (ImportError, OSError, RuntimeError, AttributeError) as error:
             raise ModelFileError(
                 f'{path} needs libmtmd, which is missing from the installed llama-cpp-python'
-                f' ({error}); install it again, or use an .onnx encoder'
+                f' ({error}): {INSTALL_LIBMTMD}'
             ) from None
         self._mtmd: Any = mtmd_cpp
         self._mtmd.mtmd_log_set(on_llama_log, None)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from hobot_llamacpp_py.config import EncoderConfig
 from hobot_llamacpp_py.errors import InferenceError, ModelFileError
 from hobot_llamacpp_py.families import ModelFamily
+from hobot_llamacpp_py.health.packages import INSTALL_ONNXRUNTIME
 from hobot_llamacpp_py.vision.preprocess import normalise
 from hobot_llamacpp_py.vision.tensors import as_embeddings, input_spec, text_of
 
@@ -28,7 +29,7 @@ class OnnxEncoder:
             import onnxruntime as ort
         except ImportError:
             raise ModelFileError(
-                f'{path} needs ONNX Runtime, which is not installed: pip install onnxruntime'
+                f'{path} needs ONNX Runtime, which is not installed: {INSTALL_ONNXRUNTIME}'
             ) from None
         self._path = path
         options = ort.SessionOptions()

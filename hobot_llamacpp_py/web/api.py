@@ -19,7 +19,15 @@ from hobot_llamacpp_py.engine.constraints import check
 from hobot_llamacpp_py.errors import VlmError
 from hobot_llamacpp_py.web.backend import Backend
 from hobot_llamacpp_py.web.chat_request import CAMERA, ChatRequest
-from hobot_llamacpp_py.web.completion import Completion, Done, Event, Failed, Piece, Thought
+from hobot_llamacpp_py.web.completion import (
+    Begun,
+    Completion,
+    Done,
+    Event,
+    Failed,
+    Piece,
+    Thought,
+)
 from hobot_llamacpp_py.web.conversations import Conversations
 from hobot_llamacpp_py.web.guard import read_json
 from hobot_llamacpp_py.web.http_error import HttpError
@@ -117,7 +125,7 @@ class Api:
 
         def tell(event: Event) -> None:
             self._observe(completion, event)
-            if not loop.is_closed():
+            if not isinstance(event, Begun) and not loop.is_closed():
                 loop.call_soon_threadsafe(events.put_nowait, event)
 
         completion = Completion(chat, defaults, pictures, self._conversations, tell)

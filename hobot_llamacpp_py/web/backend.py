@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from hobot_llamacpp_py.config import ChatConfig
+from hobot_llamacpp_py.engine import Vlm
 from hobot_llamacpp_py.engine.inbox import Task
 
-__all__ = ['Backend', 'Bgr']
+__all__ = ['Backend', 'Bgr', 'engine_figures']
 
 Bgr = npt.NDArray[np.uint8]
 
@@ -26,6 +27,10 @@ class Backend(Protocol):
     @property
     def state(self) -> str:
         """'loading', 'idle', or what it does at this moment."""
+
+    @property
+    def can_see(self) -> bool:
+        """Whether `camera:` means something here, also where no frame has come yet."""
 
     def defaults(self) -> ChatConfig:
         """Return how a request is answered that does not say so.
@@ -45,3 +50,9 @@ class Backend(Protocol):
 
     def figures(self) -> Mapping[str, float]:
         """Return the figures of the moment: times in milliseconds, counts."""
+
+
+def engine_figures(engine: Vlm | None) -> dict[str, float]:
+    """Return the numbers that an engine tells of itself; none while models are loaded."""
+    told = engine.figures().items() if engine else ()
+    return {name: value for name, value in told if isinstance(value, (int, float))}

@@ -22,7 +22,14 @@ from hobot_llamacpp_py.web.backend import Bgr
 from hobot_llamacpp_py.web.chat_request import CAMERA, ChatRequest
 from hobot_llamacpp_py.web.conversations import Conversations
 
-__all__ = ['Completion', 'Done', 'Event', 'Failed', 'Piece', 'Seen', 'Thought']
+__all__ = ['Begun', 'Completion', 'Done', 'Event', 'Failed', 'Piece', 'Seen', 'Thought']
+
+
+@dataclass(frozen=True)
+class Begun:
+    """The request's turn has come, after so many seconds; for figures, not for the client."""
+
+    waited: float
 
 
 @dataclass(frozen=True)
@@ -48,11 +55,15 @@ class Seen:
 
 @dataclass(frozen=True)
 class Done:
-    """The end of an answer: why, in OpenAI's words, how many tokens it has, what it cost."""
+    """The end of an answer: why, in OpenAI's words, how many tokens it has, what it cost.
+
+    `reason` is the engine's word for why; empty: a stop of the client's.
+    """
 
     finish: str
     n_tokens: int
     stats: Stats
+    reason: str = ''
 
 
 @dataclass(frozen=True)
@@ -64,7 +75,7 @@ class Failed:
     kind: str
 
 
-Event = Piece | Thought | Seen | Done | Failed
+Event = Begun | Piece | Thought | Seen | Done | Failed
 _STATUS: Mapping[type, int] = {PromptError: 400, ImageError: 400, ConstraintError: 400}
 _STATUS = {**_STATUS, InferenceError: 500, CancelledError: 503}
 _FINISH = {'length': 'length', 'context': 'length'}
@@ -87,14 +98,16 @@ class Completion:
         tell: Callable[[Event], None],
     ) -> None:
         self.cancel = CancelToken()
-        self.created = time.perf_counter()
+        self._created = time.perf_counter()
         self._request, self._config = request, request.config(defaults)
         self._pictures, self._conversations, self._tell = pictures, conversations, tell
 
     def run(self, engine: Vlm, look: Look) -> None:
+        self._tell(Begun(time.perf_counter() - self._created))
         try:
-            if not self.cancel.is_set():
-                self._answer(engine, look)
+            if self.cancel.is_set():
+                raise CancelledError('cancelled while it waited for its turn')
+            self._answer(engine, look)
         except VlmError as error:
             status = next((s for kind, s in _STATUS.items() if isinstance(error, kind)), 500)
             self._tell(Failed(status, one_line(error), type(error).__name__))
@@ -122,8 +135,8 @@ class Completion:
             last = turns[-1]
             given = (*turns[:-1], Turn(last.question, last.image, tuple(tokens)))
             self._conversations.remember(request.messages, said, given)
-        n_tokens = len(answer.tokens) + answer.stats.thinking
-        self._tell(Done(_FINISH.get(answer.finish, 'stop'), n_tokens, answer.stats))
+        finish = _FINISH.get(answer.finish, 'stop')
+        self._tell(Done(finish, answer.n_tokens, answer.stats, answer.finish))
 
     def _turns(self, engine: Vlm, look: Look) -> tuple[Turn, ...]:
         known, rest = self._conversations.find(self._request.messages)

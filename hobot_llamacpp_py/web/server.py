@@ -8,10 +8,13 @@ import socket
 import stat
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hobot_llamacpp_py.errors import ServerError
 from hobot_llamacpp_py.web.backend import Backend
+
+if TYPE_CHECKING:
+    from hobot_llamacpp_py.web.metrics import Metrics
 
 __all__ = ['Server', 'read_token']
 
@@ -48,6 +51,10 @@ class Server:
         self.port: int = self._socket.getsockname()[1]
         """The port, also where 0 asked for any."""
         self._backend, self._host, self._token = backend, host, token
+        from hobot_llamacpp_py.web.metrics import Metrics
+
+        self.metrics: Metrics = Metrics(backend.figures)
+        """What is counted; also of requests that come another way."""
         self._server: Any = None
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name='http', daemon=True)
@@ -73,7 +80,7 @@ class Server:
             from hobot_llamacpp_py.web.app import make_app
 
             config = uvicorn.Config(
-                make_app(self._backend, self._token, self._host),
+                make_app(self._backend, self.metrics, self._token, self._host),
                 http='h11',
                 loop='asyncio',
                 ws='none',

@@ -9,7 +9,7 @@ from hobot_llamacpp_py.config import ChatConfig
 from hobot_llamacpp_py.engine import CancelToken, Engine
 from hobot_llamacpp_py.engine.inbox import Inbox, Task, View, Work
 from hobot_llamacpp_py.errors import ImageError, one_line
-from hobot_llamacpp_py.web.backend import Bgr
+from hobot_llamacpp_py.web.backend import Bgr, engine_figures
 
 __all__ = ['EngineThread']
 
@@ -37,6 +37,7 @@ class EngineThread(threading.Thread):
     ) -> None:
         super().__init__(name='inference', daemon=True)
         self.model, self.state = model, 'loading'
+        self.can_see = see is not None
         self._load, self._config, self._on_failed, self._see = load, config, on_failed, see
         self._inbox = Inbox(queue_size)
         self._running: Task | None = None
@@ -80,9 +81,12 @@ class EngineThread(threading.Thread):
         return None if self._see is None else (self._see, self._see)
 
     def figures(self) -> Mapping[str, float]:
-        engine = self._engine
-        used, size = (engine.cache.n_past, engine.decoder.n_ctx) if engine else (0, 0)
-        return {'queue': len(self._inbox), 'KV cells used': used, 'KV cells': size}
+        inbox = self._inbox
+        return {
+            'queue': len(inbox),
+            'refused': inbox.refused,
+            **engine_figures(self._engine),
+        }
 
     def _look(self, cancel: CancelToken) -> View:
         engine, see = self._engine, self._see

@@ -34,13 +34,13 @@ if ! command -v qemu-aarch64-static >/dev/null || ! command -v aarch64-linux-gnu
   DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${packages[@]}" >&2
 fi
 
-if [[ ! -e $work/root.done ]]; then
+if [[ $(cat "$work/root.done" 2>/dev/null) != "$(sha256sum <"$here/build_sysroot.sh")" ]]; then
   rm -rf "$work/root" "$work/apt"
   bash "$here/build_sysroot.sh" "$work" >"$work/root.log" 2>&1 || {
     tail -20 "$work/root.log" >&2
     exit 1
   }
-  touch "$work/root.done"
+  sha256sum <"$here/build_sysroot.sh" >"$work/root.done"
 fi
 
 site=$work/$board/site

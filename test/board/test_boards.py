@@ -204,6 +204,30 @@ encoder.close()
     assert float(run_on(board, '-c', script)) == pytest.approx(values.sum(), rel=1e-4)
 
 
+def test_needs_nothing_but_numpy(
+    model: Callable[..., Path], tmp_path: Path, board: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that an encoder's process imports is Python's own, ours, numpy and the binding."""
+    names = tmp_path / 'names'
+    (tmp_path / 'sitecustomize.py').write_text(f"""
+import atexit, sys
+def write():
+    files = [name for name, module in sys.modules.items() if getattr(module, '__file__', None)]
+    open({str(names)!r}, 'w').write(' '.join(files))
+atexit.register(write)
+""")
+    monkeypatch.setenv('BPU_SIM_PYTHONPATH', str(tmp_path))
+    encoder = open_encoder(model(), INTERNVL)
+    encoder.encode(PIXELS)
+    encoder.close()
+    imported = {name.split('.')[0] for name in names.read_text().split()}
+    bindings = {'x5': 'hobot_dnn_rdkx5', 's100': 'hbm_runtime'}
+    assert imported - sys.stdlib_module_names - {'hobot_llamacpp_py', 'sitecustomize'} == {
+        'numpy',
+        bindings[board],
+    }
+
+
 def resident_kilobytes(process: int) -> int:
     return int(Path(f'/proc/{process}/statm').read_text().split()[1]) * 4
 

@@ -20,7 +20,7 @@ from hobot_llamacpp_py.engine import Answer, CancelToken, Engine
 from hobot_llamacpp_py.engine.inbox import Inbox
 from hobot_llamacpp_py.ros.frame import Frame
 from hobot_llamacpp_py.ros.frames import Frames
-from hobot_llamacpp_py.ros.parameters import Parameters
+from hobot_llamacpp_py.ros.parameters import Parameters, explained
 from hobot_llamacpp_py.ros.picture_source import CameraFrames
 from hobot_llamacpp_py.ros.sight import Sight
 from hobot_llamacpp_py.ros.timeline import Interval
@@ -101,6 +101,9 @@ class Robot:
     def on_prompt(self, prompt: str) -> None:
         pass
 
+    def on_sight(self, sight: Sight | None) -> None:
+        pass
+
     def on_piece(self, piece: str) -> None:
         self.answering.set()
         assert self.go_on.wait(TIMEOUT)
@@ -114,8 +117,8 @@ class Robot:
     def on_cancelled(self, prompt: str, reason: str) -> None:
         self.answers.put((reason, None))
 
-    def on_error(self, prompt: str, error: str) -> None:
-        self.answers.put((f'[error] {error}', None))
+    def on_error(self, prompt: str, error: Exception) -> None:
+        self.answers.put((f'[error] {explained(error)}', None))
 
 
 @pytest.fixture

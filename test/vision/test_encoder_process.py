@@ -193,7 +193,9 @@ def test_crash(make_model: Callable[..., Model], caplog: pytest.LogCaptureFixtur
         encoder.encode(PIXELS)
     assert 'encoder process: the driver is about to fail' in caplog.messages
     model.recover()
+    assert encoder.restarts == 0
     np.testing.assert_array_equal(encoder.encode(PIXELS), before)
+    assert encoder.restarts == 1
     encoder.close()
 
 

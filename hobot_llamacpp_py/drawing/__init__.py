@@ -1,0 +1,1 @@
+"""A picture with question and answer beneath it."""

@@ -1,0 +1,28 @@
+"""What is installed with which command."""
+
+from __future__ import annotations
+
+__all__ = ['INSTALL_LIBMTMD', 'INSTALL_ONNXRUNTIME', 'NEEDED', 'version_of']
+
+INSTALL_ONNXRUNTIME = 'pip3 install onnxruntime'
+INSTALL_LIBMTMD = (
+    'pip3 install --force-reinstall --no-deps llama-cpp-python, or use an .onnx encoder'
+)
+NEEDED = {
+    'cv2': 'sudo apt install python3-opencv',
+    'jinja2': 'sudo apt install python3-jinja2',
+    'llama_cpp': 'pip3 install llama-cpp-python',
+    'numpy': 'sudo apt install python3-numpy',
+    'yaml': 'sudo apt install python3-yaml',
+}
+"""What the node imports, and how each is installed."""
+
+
+def version_of(package: str) -> str:
+    """Return the version of an installed package, '' if it is not installed."""
+    import importlib.metadata  # slow, and the node needs the commands only
+
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ''
