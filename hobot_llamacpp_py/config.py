@@ -5,7 +5,7 @@ The decoder's and the sampler's fields have llama.cpp's meaning.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     'DecoderConfig',
     'EncoderConfig',
     'KvCacheType',
+    'RemoteConfig',
     'ResizeMode',
     'SamplingConfig',
     'Switch',
@@ -54,6 +55,16 @@ class EncoderConfig:
 
 
 @dataclass(frozen=True)
+class RemoteConfig:
+    """How a server is asked that stands in for the models."""
+
+    model: str = ''
+    """The model's name there; empty: the first that the server lists."""
+    timeout: float = 30.0
+    """Seconds without a word of the server after which a request counts as failed."""
+
+
+@dataclass(frozen=True)
 class VisionConfig:
     """How pictures are brought to the encoder, and how long their embeddings are kept."""
 
@@ -73,6 +84,8 @@ class Constraint:
     kind: Literal['json_schema', 'grammar']
     text: str
     """The schema as JSON, or the grammar in Lark's notation."""
+    given: str = field(default='', compare=False)
+    """The schema as it was given, for those who do not go by llguidance."""
 
 
 @dataclass(frozen=True)

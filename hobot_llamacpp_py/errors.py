@@ -9,6 +9,7 @@ VlmError
     ParameterError      a ROS parameter; never raised by the core
     InferenceError      encoder or decoder, while they run
     ServerError         the HTTP server, or what it needs
+    RemoteError         a server that stands in for the models
     NodeError           a running node that a tool talks to; never raised by the core
     CancelledError      not an error of anybody's
 """
@@ -27,6 +28,7 @@ __all__ = [
     'ParameterError',
     'InferenceError',
     'ServerError',
+    'RemoteError',
     'NodeError',
     'CancelledError',
     'one_line',
@@ -80,6 +82,21 @@ class InferenceError(VlmError):
 
 class ServerError(VlmError):
     """The HTTP server cannot be started as it was asked for."""
+
+
+class RemoteError(VlmError):
+    """A server that stands in for the models cannot be asked, or failed.
+
+    Attributes:
+        status: of its HTTP answer, 0 where there was none.
+        retry_after: seconds for which it wants to be left alone.
+    """
+
+    def __init__(
+        self, text: str = '', *, setting: str = '', status: int = 0, retry_after: float = 0.0
+    ) -> None:
+        super().__init__(text, setting=setting)
+        self.status, self.retry_after = status, retry_after
 
 
 class NodeError(VlmError):

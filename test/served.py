@@ -27,12 +27,19 @@ __all__ = ['DIGITS', 'SAMPLE', 'TIMEOUT', 'Served', 'data_url', 'free_port', 'se
 
 
 class Served:
-    """`serve` with a built-in model; use as a context manager. `url` is the server's."""
+    """`serve` with a built-in model; use as a context manager. `url` is the server's.
 
-    def __init__(self, family: str = 'internvl', arguments: Sequence[str] = ()) -> None:
+    Args:
+        llm: another decoder, for text only.
+    """
+
+    def __init__(
+        self, family: str = 'internvl', arguments: Sequence[str] = (), llm: Path | None = None
+    ) -> None:
         encoder, decoder, kind = MODELS[family]
         self._command = [sys.executable, '-m', 'hobot_llamacpp_py.tools.serve', '--port', '0']
-        self._command += ['--llm', str(decoder), '--encoder', str(encoder), '--threads', '1']
+        self._command += ['--llm', str(llm or decoder), '--threads', '1']
+        self._command += [] if llm else ['--encoder', str(encoder)]
         self._command += ['--model-type', str(kind.number), *arguments]
 
     def __enter__(self) -> Served:

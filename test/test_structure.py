@@ -20,10 +20,11 @@ ROOMS = {
     'drawing': CORE,
     'vision': CORE | {'health'},
     'engine': CORE | {'health', 'vision'},
+    'remote': CORE | {'vision', 'engine'},
     'web': CORE | {'health', 'vision', 'engine'},
-    'ros': CORE | {'health', 'drawing', 'vision', 'engine', 'web'},
+    'ros': CORE | {'health', 'drawing', 'vision', 'engine', 'remote', 'web'},
     'launching': CORE | {'ros'},
-    'tools': CORE | {'health', 'vision', 'engine', 'web', 'ros'},
+    'tools': CORE | {'health', 'vision', 'engine', 'remote', 'web', 'ros'},
     '__main__': {'ros'},
 }
 ROS = {'rclpy', 'std_msgs', 'sensor_msgs', 'std_srvs', 'diagnostic_msgs', 'launch', 'launch_ros'}
@@ -42,6 +43,7 @@ BINDINGS = {
         'vision/mmproj.py',
     },
     'llguidance': {'engine/constraint_compiler.py', 'engine/constraint_trial.py'},
+    'openai': {'remote/connection.py'},
     'hobot_dnn': {'vision/bpu_x5.py'},
     'hobot_dnn_rdkx5': {'vision/bpu_x5.py'},
     'hbm_runtime': {'vision/bpu_s100.py'},
@@ -137,7 +139,7 @@ NOT_DECLARED = {
     *('llama_cpp', 'llguidance', 'onnxruntime', 'gguf', 'huggingface_hub', 'requests'),  # PyPI
     'matplotlib',  # bench --plot
     'prompt_toolkit',  # PyPI, for the terminal
-    *('starlette', 'uvicorn', 'anyio', 'mcp', 'prometheus_client'),  # PyPI
+    *('anyio', 'mcp', 'openai', 'prometheus_client', 'starlette', 'uvicorn'),  # PyPI
     *('hobot_dnn', 'hobot_dnn_rdkx5', 'hbm_runtime', 'ai_msgs', 'hbm_img_msgs'),  # boards
 }
 DEBIAN = {'numpy': 'python3-numpy', 'cv2': 'python3-opencv', 'PIL': 'python3-pil'}

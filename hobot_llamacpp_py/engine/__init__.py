@@ -1,5 +1,9 @@
 """The inference engine: pictures and questions in, pieces of text out. It knows nothing of ROS."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from hobot_llamacpp_py.config import (
     ChatConfig,
     Constraint,
@@ -11,8 +15,8 @@ from hobot_llamacpp_py.config import (
 from hobot_llamacpp_py.engine.cancel import CancelToken
 from hobot_llamacpp_py.engine.chat import Chat
 from hobot_llamacpp_py.engine.constraints import grammar, json_schema
-from hobot_llamacpp_py.engine.engine import Engine
 from hobot_llamacpp_py.engine.request import Answer, Request, Stats, Turn
+from hobot_llamacpp_py.engine.vlm import Vlm
 from hobot_llamacpp_py.errors import (
     CancelledError,
     ConstraintError,
@@ -24,6 +28,9 @@ from hobot_llamacpp_py.errors import (
 )
 from hobot_llamacpp_py.families import FAMILIES, INTERNVL, SMOLVLM2, ModelFamily
 from hobot_llamacpp_py.vision.picture import Picture
+
+if TYPE_CHECKING:
+    from hobot_llamacpp_py.engine.engine import Engine
 
 __all__ = [
     'FAMILIES',
@@ -50,7 +57,16 @@ __all__ = [
     'Stats',
     'Turn',
     'VisionConfig',
+    'Vlm',
     'VlmError',
     'grammar',
     'json_schema',
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == 'Engine':  # with it llama.cpp, which a node whose model is a server does without
+        from hobot_llamacpp_py.engine.engine import Engine
+
+        return Engine
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

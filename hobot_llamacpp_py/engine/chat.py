@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from hobot_llamacpp_py.config import ChatConfig
 from hobot_llamacpp_py.engine.cancel import CancelToken
-from hobot_llamacpp_py.engine.engine import Engine
 from hobot_llamacpp_py.engine.request import Answer, Request, Stats, Turn, without_oldest
+from hobot_llamacpp_py.engine.vlm import Vlm
 from hobot_llamacpp_py.vision.picture import Picture
 
 __all__ = ['Chat']
@@ -22,7 +22,7 @@ class Chat:
         config: system prompt, length of the history, sampling; may be replaced at any time.
     """
 
-    def __init__(self, engine: Engine, config: ChatConfig = ChatConfig()) -> None:
+    def __init__(self, engine: Vlm, config: ChatConfig = ChatConfig()) -> None:
         self.config = config
         self.engine = engine
         self.turns: tuple[Turn, ...] = ()

@@ -70,6 +70,7 @@ def json_schema(schema: Any) -> Constraint:
             schema = json.loads(schema, parse_constant=_no_number)
         if not isinstance(schema, dict):
             raise ConstraintError(f'json_schema: # is {json.dumps(schema)[:40]}, not an object')
+        given = json.dumps(schema, allow_nan=False)
         schema = _tamed(schema, closes=not _merges(schema))
         own = schema.get('x-guidance', {})
         if isinstance(own, dict):
@@ -80,7 +81,7 @@ def json_schema(schema: Any) -> Constraint:
     except (TypeError, ValueError) as error:
         raise ConstraintError(f'json_schema is no JSON: {error}') from None
     _check_size('json_schema', text)
-    return Constraint('json_schema', text)
+    return Constraint('json_schema', text, given)
 
 
 def grammar(text: str) -> Constraint:

@@ -81,6 +81,7 @@ class Engine:
         encoder_threads: Callable[[], int] | None = None,
     ) -> None:
         self.decoder, self.encoder, self.vocabulary = decoder, encoder, decoder.vocabulary
+        self.tokenize = decoder.vocabulary.tokenize
         self.cache = KvCache(decoder)
         self.loop = TokenLoop(decoder, self.cache)
         self._pictures: Pictures | None = None
@@ -92,11 +93,7 @@ class Engine:
             self.prompts = PromptBuilder(chat, decoder.vocabulary, decoder.n_ctx)
             return
         form = FamilyFormat(family, decoder.vocabulary)
-        if encoder.n_embd != decoder.n_embd:
-            raise ModelFileError(
-                f'the encoder gives image tokens of width {encoder.n_embd}, but'
-                f' {decoder.path.name} takes {decoder.n_embd}: they belong to different models'
-            )
+        _check_width(encoder, decoder)
         self.prompts = PromptBuilder(form, decoder.vocabulary, decoder.n_ctx, encoder.n_tokens)
         self._pictures = Pictures(encoder, vision, encoder_threads)
 
@@ -182,6 +179,13 @@ class Engine:
             self.decoder.cancel_on(cancel)
             self._prefill(elements, stats, cancel, logits=False)
         return stats
+
+    def figures(self) -> dict[str, object]:
+        """Return what there is to tell of this moment, by name. From any thread."""
+        cells = {'KV cells used': self.cache.n_past, 'KV cells': self.decoder.n_ctx}
+        threads = ', '.join(map(str, self.decoder.n_threads_now))
+        restarts = getattr(self.encoder, 'restarts', 0)
+        return {**cells, 'threads of decode, prefill': threads, 'encoder restarts': restarts}
 
     def reset(self) -> None:
         """Empty the KV cache, which ends an answer that is being given; embeddings stay."""
@@ -272,12 +276,8 @@ class Engine:
         else:
             stats.decode_s = time.perf_counter() - decode_started
             # 3. Give what was held back as long as more could follow.
-            left = b''
-            if splitter is not None and not splitter.is_over:
-                left = splitter.finish()
-                answer.tokens += splitter.answer_tokens
-                answer.is_thinking = splitter.in_thought
-            for piece in (guard.feed(utf8.decode(left)), guard.finish()):
+            left = utf8.decode(_held_back(splitter, answer))
+            for piece in (guard.feed(left), guard.finish()):
                 if piece:
                     shown_tokens = len(answer.tokens)
                     answer.text += piece
@@ -327,6 +327,14 @@ def _result(future: Future[T], cancel: CancelToken) -> T:
     return future.result()
 
 
+def _check_width(encoder: VisionEncoder, decoder: Decoder) -> None:
+    if encoder.n_embd != decoder.n_embd:
+        raise ModelFileError(
+            f'the encoder gives image tokens of width {encoder.n_embd}, but'
+            f' {decoder.path.name} takes {decoder.n_embd}: they belong to different models'
+        )
+
+
 def _chat_format(words: Vocabulary) -> ChatTemplateFormat:
     chat = ChatTemplateFormat(words, words.chat_template, words.bos, words.eos)
     chat.check()
@@ -352,3 +360,13 @@ def _splitter(
     pieces = (vocabulary.piece, vocabulary.special_piece)
     is_free = request.config.sampling.constraint is None
     return ThoughtSplitter(markers, *pieces, on_thought, prompt.in_thought, is_free)
+
+
+def _held_back(splitter: ThoughtSplitter | None, answer: Answer) -> bytes:
+    """Return what waited for the thought's end when the model ended its answer."""
+    if splitter is None or splitter.is_over:
+        return b''
+    left = splitter.finish()
+    answer.tokens += splitter.answer_tokens
+    answer.is_thinking = splitter.in_thought
+    return left

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hobot_llamacpp_py.engine.cancel import CancelToken
-from hobot_llamacpp_py.engine.engine import Engine
+from hobot_llamacpp_py.engine.vlm import Vlm
 from hobot_llamacpp_py.vision.picture import Picture
 
 __all__ = ['Inbox', 'Item', 'Look', 'Task', 'View', 'Work']
@@ -38,7 +38,7 @@ class Task(Protocol):
     cancel: CancelToken
     """Ends it, from any thread."""
 
-    def run(self, engine: Engine, look: Look) -> None:
+    def run(self, engine: Vlm, look: Look) -> None:
         """Do it, in the inference thread; whatever goes wrong is its own affair."""
 
 

@@ -74,6 +74,11 @@ class Answer:
     def __iter__(self) -> Iterator[str]:
         return self.pieces
 
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens were generated for it, thoughts included."""
+        return len(self.tokens) + self.stats.thinking
+
 
 def without_oldest(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
     """Drop the oldest of several turns; the newest picture stays: it moves to the next turn."""

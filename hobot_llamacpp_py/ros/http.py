@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hobot_llamacpp_py.config import ChatConfig
@@ -30,7 +29,7 @@ class NodeBackend:
         self, settings: Settings, inbox: Inbox, source: PictureSource, worker: Worker
     ) -> None:
         self._settings, self._inbox, self._source, self._worker = settings, inbox, source, worker
-        self.model = Path(settings.files['llm_model_name']).stem
+        self.model = settings.model_name('llm_model_name')
         self.can_see = not isinstance(source, NoPicture)
 
     @property
@@ -88,8 +87,7 @@ class CountingListener:
         self._listener.on_thought(piece)
 
     def on_answer(self, answer: Answer, sight: Sight | None, answering: Interval) -> None:
-        n_tokens = len(answer.tokens) + answer.stats.thinking
-        self._metrics.end('topic', answer.finish, n_tokens, answer.stats)
+        self._metrics.end('topic', answer.finish, answer.n_tokens, answer.stats)
         self._listener.on_answer(answer, sight, answering)
 
     def on_cancelled(self, prompt: str, reason: str) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from hobot_llamacpp_py.engine import Engine
+from hobot_llamacpp_py.engine import Vlm
 from hobot_llamacpp_py.ros.frame import Frame
 from hobot_llamacpp_py.ros.frames import Demand, Frames
 from hobot_llamacpp_py.ros.parameters import explained
@@ -29,7 +29,7 @@ class Lookout(threading.Thread):
     """
 
     def __init__(
-        self, engine: Engine, frames: Frames, period: float, demand: Callable[[], Demand]
+        self, engine: Vlm, frames: Frames, period: float, demand: Callable[[], Demand]
     ) -> None:
         super().__init__(name='lookout', daemon=True)
         self._engine, self._frames = engine, frames

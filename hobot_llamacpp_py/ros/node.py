@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rcl_interfaces.msg import SetParametersResult
@@ -12,7 +11,7 @@ from rclpy.parameter import Parameter
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from hobot_llamacpp_py.engine import Engine
+from hobot_llamacpp_py.engine import Vlm
 from hobot_llamacpp_py.engine.inbox import Inbox
 from hobot_llamacpp_py.engine.threads import usable_cores
 from hobot_llamacpp_py.ros.diagnostics import PERIOD, Diagnostics, timings
@@ -36,6 +35,8 @@ from hobot_llamacpp_py.ros.settings import Settings
 from hobot_llamacpp_py.ros.worker import Worker
 
 if TYPE_CHECKING:
+    from hobot_llamacpp_py.engine import Engine
+    from hobot_llamacpp_py.remote.engine import RemoteEngine
     from hobot_llamacpp_py.ros.overlay import Overlay
     from hobot_llamacpp_py.web.server import Server
 
@@ -63,15 +64,14 @@ class LlamacppNode(Node):
         forward_logs(self.get_logger())
         self._settings = settings = Settings(self)
         parameters = settings.current
+        load = self._loader()
         self._missed_publishers = 0
         results = Results(
             self,
             speech_topic=parameters.text_msg_pub_topic_name,
             targets_topic=parameters.ai_msg_pub_topic_name,
             # A text chat has no encoder.
-            model=Path(
-                settings.files.get('model_file_name', settings.files['llm_model_name'])
-            ).stem,
+            model=settings.model_name('model_file_name', 'llm_model_name'),
         )
         self._reporter = Reporter(self, results, lambda: settings.current, on_finished)
         self._overlay: Overlay | None = None
@@ -83,7 +83,7 @@ class LlamacppNode(Node):
         self._inbox = Inbox(parameters.prompt_queue_size)
         self._source = self._picture_source()
         self._worker = Worker(
-            self._load_models,
+            load,
             settings,
             self._inbox,
             self._source,
@@ -137,8 +137,22 @@ class LlamacppNode(Node):
         images = ImageSubscription(self, sources)
         return CameraFrames(images, self._inbox, lambda: self._settings.current)
 
-    def _load_models(self) -> Engine:
-        """Load the models, in the inference thread."""
+    def _loader(self) -> Callable[[], Vlm]:
+        """Return what makes the engine, in the inference thread, and import what that needs."""
+        if self._settings.current.is_remote:
+            from hobot_llamacpp_py.remote.engine import RemoteEngine
+
+            return lambda: self._connect(RemoteEngine)
+        from hobot_llamacpp_py.engine import Engine
+
+        return lambda: self._load_models(Engine)
+
+    def _connect(self, engine: type[RemoteEngine]) -> RemoteEngine:
+        log_as(self.get_logger())
+        parameters, address = self._settings.current, self._settings.files['llm_model_name']
+        return engine.open(address, parameters.remote_config(), parameters.vision_config())
+
+    def _load_models(self, kind: type[Engine]) -> Engine:
         log_as(self.get_logger())
         parameters, files = self._settings.current, self._settings.files
         wanted, cores = parameters.llm_threads, usable_cores()
@@ -147,7 +161,7 @@ class LlamacppNode(Node):
                 f'llm_threads {wanted} is more than the {cores} cores there are:'
                 f' {cores} threads are used'
             )
-        engine = Engine.open(
+        engine = kind.open(
             files['llm_model_name'],
             files.get('model_file_name'),
             family=parameters.family,
@@ -221,16 +235,10 @@ class LlamacppNode(Node):
                 **self._settings.files,
                 **self._source.describe(self._diagnostics.has_reader()),
                 **timings(reporter.last_stats),
-                'KV cells used': engine.cache.n_past if engine else 0,
-                'KV cells': engine.decoder.n_ctx if engine else 0,
-                'threads of decode, prefill': _shown_threads(engine),
+                **(engine.figures() if engine else {}),
                 'prompts waiting': len(self._inbox),
                 'prompts dropped': self._inbox.refused,
                 'incompatible prompt publishers': self._missed_publishers,
                 'last error': reporter.last_error,
             },
         )
-
-
-def _shown_threads(engine: Engine | None) -> str:
-    return ', '.join(map(str, engine.decoder.n_threads_now)) if engine else ''

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hobot_llamacpp_py.config import ChatConfig, DecoderConfig, VisionConfig
+from hobot_llamacpp_py.config import ChatConfig, DecoderConfig, RemoteConfig, VisionConfig
 from hobot_llamacpp_py.families import FAMILIES, INTERNVL
 from hobot_llamacpp_py.ros.parameter_spec import param, setting
 
@@ -13,6 +13,7 @@ __all__ = [
     'OverlayParameters',
     'PictureParameters',
     'PromptParameters',
+    'RemoteParameters',
     'ServerParameters',
 ]
 
@@ -66,8 +67,10 @@ class CppParameters:
     )
     llm_model_name: str = param(
         'Qwen2.5-0.5B-Instruct-Q4_0.gguf',
-        'the GGUF text decoder, or the name of a model of config/models.yaml: decoder and encoder',
-        'GGUF 格式的文本解码器；写 config/models.yaml 里的模型名称则同时找到它的编码器',
+        'the GGUF text decoder; or the name of a model of config/models.yaml: decoder and encoder;'
+        ' or http://HOST:PORT/v1: a server with the OpenAI protocol takes the place of both',
+        'GGUF 格式的文本解码器；写 config/models.yaml 里的模型名称则同时找到它的编码器；'
+        '写 http://HOST:PORT/v1 则由使用 OpenAI 协议的服务器代替两者',
     )
     llm_threads: int = setting(
         DecoderConfig,
@@ -213,6 +216,28 @@ class PromptParameters:
         '对话保留的轮数；-1：图像来自话题时为 0，否则为 n_ctx 容得下的全部；0：每个问题各自独立',
         at_least=-1,
         runtime=True,
+    )
+
+
+@dataclass(frozen=True)
+class RemoteParameters:
+    """A server that stands in for the models."""
+
+    remote_model: str = setting(
+        RemoteConfig,
+        'model',
+        'name of the model on the server that llm_model_name is the address of; empty: the first'
+        ' that it lists; its token belongs into $OPENAI_API_KEY',
+        'llm_model_name 为服务器地址时，要使用的模型名称；为空：服务器列出的第一个；'
+        '令牌写在 $OPENAI_API_KEY 里',
+    )
+    remote_timeout: float = setting(
+        RemoteConfig,
+        'timeout',
+        'seconds without a word of that server after which a question counts as failed',
+        '该服务器超过这么多秒没有任何回应，问题即视为失败',
+        at_least=0.1,
+        at_most=86400,
     )
 
 

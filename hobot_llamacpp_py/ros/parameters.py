@@ -16,6 +16,7 @@ from hobot_llamacpp_py.config import (
     Constraint,
     DecoderConfig,
     EncoderConfig,
+    RemoteConfig,
     SamplingConfig,
     VisionConfig,
 )
@@ -33,6 +34,7 @@ from hobot_llamacpp_py.ros.node_parameters import (
     OverlayParameters,
     PictureParameters,
     PromptParameters,
+    RemoteParameters,
     ServerParameters,
 )
 from hobot_llamacpp_py.ros.parameter_spec import ParameterSpec, Scalar, specs_of
@@ -47,6 +49,7 @@ OF_THE_MODEL = ('model_type', 'model_file_name')
 class Parameters(
     # The fields of the last one come first.
     ServerParameters,
+    RemoteParameters,
     OverlayParameters,
     EncoderParameters,
     DecoderParameters,
@@ -96,6 +99,8 @@ class Parameters(
         Args:
             edition: as `with_catalogue` returns it.
         """
+        if self.is_remote:
+            return {}, []
         wanted = {'llm_model_name': edition.decoder if edition else self.llm_model_name}
         if self.feed_type != 2:
             wanted['model_file_name'] = self.model_file_name
@@ -116,6 +121,11 @@ class Parameters(
     def family(self) -> ModelFamily:
         """What the models were trained with."""
         return FAMILIES[self.model_type]
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether a server stands in for the models."""
+        return self.llm_model_name.lower().startswith(('http://', 'https://'))
 
     @property
     def asks_again(self) -> bool:
@@ -144,6 +154,10 @@ class Parameters(
     def vision_config(self) -> VisionConfig:
         """Return what concerns pictures and their embeddings."""
         return VisionConfig(**self._fields(VisionConfig))
+
+    def remote_config(self) -> RemoteConfig:
+        """Return what concerns a server that stands in for the models."""
+        return RemoteConfig(**self._fields(RemoteConfig))
 
     def chat_config(self, system_prompt: str, constraint: Constraint | None = None) -> ChatConfig:
         """Return what concerns the conversation; the system prompt is a text, not a file."""

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from hobot_llamacpp_py.engine import CancelToken, Engine
+from hobot_llamacpp_py.engine import CancelToken, Vlm
 from hobot_llamacpp_py.engine.inbox import Inbox
 from hobot_llamacpp_py.errors import ImageError
 from hobot_llamacpp_py.ros.frame import Frame
@@ -30,7 +30,7 @@ Bgr = npt.NDArray[np.uint8]
 class PictureSource(Protocol):
     """Gives what a question is about."""
 
-    def open(self, engine: Engine) -> Sight | None:
+    def open(self, engine: Vlm) -> Sight | None:
         """Begin, now that there is an engine; return what can be prepared before any prompt."""
 
     def has_news(self) -> bool:
@@ -77,7 +77,7 @@ class Images(Protocol):
 class NoPicture:
     """That of a text chat."""
 
-    def open(self, engine: Engine) -> Sight | None:
+    def open(self, engine: Vlm) -> Sight | None:
         return None
 
     def has_news(self) -> bool:
@@ -108,7 +108,7 @@ class LocalPicture:
         self._sight: Sight | None = None
         self._modified: int | None = None  # when it was, as of the first reading
 
-    def open(self, engine: Engine) -> Sight | None:
+    def open(self, engine: Vlm) -> Sight | None:
         self._sight = see(None, self._read, engine.picture)
         return self._sight
 
@@ -149,10 +149,10 @@ class CameraFrames:
     def __init__(self, images: Images, inbox: Inbox, parameters: Callable[[], Parameters]) -> None:
         self._images, self._parameters = images, parameters
         self._frames = Frames(images.take, lambda: str(images.description), inbox)
-        self._engine: Engine | None = None
+        self._engine: Vlm | None = None
         self._prepared: Sight | None = None
 
-    def open(self, engine: Engine) -> Sight | None:
+    def open(self, engine: Vlm) -> Sight | None:
         self._engine = engine
         parameters = self._parameters()
         if parameters.continuous or parameters.prepares_ahead:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from hobot_llamacpp_py.catalogue import Edition
-from hobot_llamacpp_py.engine import ChatConfig, Constraint, Engine, grammar, json_schema
+from hobot_llamacpp_py.engine import ChatConfig, Constraint, grammar, json_schema
 from hobot_llamacpp_py.engine.constraints import check
 from hobot_llamacpp_py.errors import ModelFileError, ParameterError
 from hobot_llamacpp_py.files import find_file, read_text
 from hobot_llamacpp_py.ros.parameters import OF_THE_MODEL, Parameters, specs
+
+if TYPE_CHECKING:
+    from hobot_llamacpp_py.engine import Engine
 
 __all__ = ['BUILT_IN', 'COMMAND', 'Settings']
 
@@ -52,7 +57,7 @@ class Settings:
         self._check_combinations()
         self._check_topics()
         self.files = self._find_files()
-        """Paths by the name of the parameter that names the file."""
+        """Paths by the name of the parameter that names the file; of a server its address."""
 
     def chat_config(self) -> ChatConfig:
         """Return how conversations are held now; files of texts are read again.
@@ -61,6 +66,12 @@ class Settings:
             ModelFileError, ParameterError, ConstraintError: a file is gone, or has changed badly.
         """
         return _chat_config(self.current)
+
+    def model_name(self, *parameters: str) -> str:
+        """Return the model's name: by the file of the first of some parameters that has one."""
+        if self.current.is_remote:
+            return self.current.remote_model.rpartition('/')[2] or 'remote'
+        return Path(next(self.files[name] for name in parameters if name in self.files)).stem
 
     def changed(self, parameters: Iterable[Parameter]) -> Parameters:
         """Return the settings as they would be with some parameters changed.
@@ -80,7 +91,7 @@ class Settings:
         changed = self.current.replaced(values)
         constraint = _chat_config(changed).sampling.constraint
         if constraint and {'json_schema', 'grammar'} & values.keys():
-            check(constraint)
+            _check(constraint, changed)
             if self._start is not None:  # else it is started with the models
                 self._start(constraint)
         return changed
@@ -126,7 +137,7 @@ class Settings:
         """Say at once what does not go together, instead of doing something else."""
         parameters = self.current
         if constraint := _constraint(parameters):
-            check(constraint)
+            _check(constraint, parameters)
         if parameters.pre_infer and parameters.feed_type == 2:
             self._logger.warning('pre_infer has no effect in a text chat')
         if parameters.publish_overlay and parameters.feed_type == 2:
@@ -158,7 +169,22 @@ class Settings:
         if parameters.feed_type == 0:
             files['image'] = find_file('image', parameters.image)
         _system_prompt(parameters)
-        return {name: str(path) for name, path in files.items()}
+        found = {name: str(path) for name, path in files.items()}
+        if parameters.is_remote:
+            from hobot_llamacpp_py.remote.protocol import base_url
+
+            return {'llm_model_name': base_url(parameters.llm_model_name), **found}
+        return found
+
+
+def _check(constraint: Constraint, parameters: Parameters) -> None:
+    """Check that answers can follow a constraint; whether a server's can, it tells itself."""
+    if parameters.is_remote:
+        from hobot_llamacpp_py.remote.protocol import response_format
+
+        response_format(constraint)
+    else:
+        check(constraint)
 
 
 def _chat_config(parameters: Parameters) -> ChatConfig:

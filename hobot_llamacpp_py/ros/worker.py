@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from hobot_llamacpp_py.engine import Answer, CancelToken, Chat, ChatConfig, Engine
+from hobot_llamacpp_py.engine import Answer, CancelToken, Chat, ChatConfig, Vlm
 from hobot_llamacpp_py.engine.inbox import Inbox, Task, View, Work
 from hobot_llamacpp_py.errors import CancelledError, PromptError
 from hobot_llamacpp_py.ros.parameters import Parameters, explained
@@ -91,7 +91,7 @@ class Worker(threading.Thread):
 
     def __init__(
         self,
-        load: Callable[[], Engine],
+        load: Callable[[], Vlm],
         settings: WorkerSettings,
         inbox: Inbox,
         source: PictureSource,
@@ -100,7 +100,7 @@ class Worker(threading.Thread):
         # A daemon: native code that does not return must not keep the process alive.
         super().__init__(name='inference', daemon=True)
         self.state = 'loading'
-        self.engine: Engine | None = None
+        self.engine: Vlm | None = None
         """The loaded models; None until they are, or when the thread has ended."""
         self._load, self._settings = load, settings
         self._inbox, self._source = inbox, source

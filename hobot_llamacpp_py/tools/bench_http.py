@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hobot_llamacpp_py.config import ChatConfig, DecoderConfig, SamplingConfig
-from hobot_llamacpp_py.engine import CancelToken, Chat, Engine
+from hobot_llamacpp_py.engine import CancelToken, Chat, Engine, Vlm
 from hobot_llamacpp_py.engine.decoder import Decoder
 from hobot_llamacpp_py.engine.inbox import Look
 from hobot_llamacpp_py.errors import VlmError
@@ -150,7 +150,7 @@ class _Loop:
     def __init__(self) -> None:
         self.cancel, self.done, self.seconds = CancelToken(), threading.Event(), 0.0
 
-    def run(self, engine: Engine, look: Look) -> None:
+    def run(self, engine: Vlm, look: Look) -> None:
         """Decode."""
         config = ChatConfig(max_tokens=N_TOKENS, sampling=GREEDY, speculative=False)
         answer = Chat(engine, config).ask('Why?!')

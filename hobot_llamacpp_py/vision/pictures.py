@@ -1,4 +1,4 @@
-"""The way of a picture into the encoder: fitted, given an identity, encoded once."""
+"""The way of a picture into an encoder: fitted, given an identity, encoded once."""
 
 from __future__ import annotations
 
@@ -16,10 +16,44 @@ from hobot_llamacpp_py.vision.encoder import VisionEncoder
 from hobot_llamacpp_py.vision.picture import Picture
 from hobot_llamacpp_py.vision.preprocess import fit
 
-__all__ = ['Pictures']
+__all__ = ['Fitter', 'Pictures']
 
 
-class Pictures:
+class Fitter:
+    """Fits pictures to a size and gives them an identity. Thread-safe.
+
+    Args:
+        size: width and height, as `fit` takes them.
+    """
+
+    def __init__(self, size: tuple[int, int], config: VisionConfig) -> None:
+        self._size, self._config = size, config
+        self._last: Picture | None = None
+        self._lock = threading.Lock()
+
+    def picture(self, bgr: npt.NDArray[np.uint8]) -> Picture:
+        """Fit a BGR picture [h, w, 3] and give it an identity.
+
+        With a `frame_reuse_threshold` that is the last picture's, if the two hardly differ.
+
+        Raises:
+            ImageError: that is no picture.
+        """
+        if not isinstance(bgr, np.ndarray) or bgr.ndim != 3 or bgr.shape[2] != 3:
+            raise ImageError(
+                'that is no BGR picture [h, w, 3]; cv2.imread gives None for what it cannot read'
+            )
+        pixels = fit(bgr, self._size, self._config.resize_mode)
+        if pixels is bgr:
+            pixels = bgr.copy()  # the caller may draw the next frame into the same array
+        with self._lock:
+            last = self._last
+            if last is None or not last.resembles(pixels, self._config.frame_reuse_threshold):
+                last = self._last = Picture.of(pixels)
+            return last
+
+
+class Pictures(Fitter):
     """Pictures for one encoder, which it closes. Thread-safe.
 
     Args:
@@ -32,31 +66,8 @@ class Pictures:
         config: VisionConfig,
         threads: Callable[[], int] | None = None,
     ) -> None:
-        self._encoder, self._config = encoder, config
+        super().__init__(encoder.input_size, config)
         self._embeddings = EmbeddingCache(encoder, config.embedding_cache_size, threads)
-        self._last: Picture | None = None
-        self._lock = threading.Lock()
-
-    def picture(self, bgr: npt.NDArray[np.uint8]) -> Picture:
-        """Fit a BGR picture [h, w, 3] to the encoder and give it an identity.
-
-        With a `frame_reuse_threshold` that is the last picture's, if the two hardly differ.
-
-        Raises:
-            ImageError: that is no picture.
-        """
-        if not isinstance(bgr, np.ndarray) or bgr.ndim != 3 or bgr.shape[2] != 3:
-            raise ImageError(
-                'that is no BGR picture [h, w, 3]; cv2.imread gives None for what it cannot read'
-            )
-        pixels = fit(bgr, self._encoder.input_size, self._config.resize_mode)
-        if pixels is bgr:
-            pixels = bgr.copy()  # the caller may draw the next frame into the same array
-        with self._lock:
-            last = self._last
-            if last is None or not last.resembles(pixels, self._config.frame_reuse_threshold):
-                last = self._last = Picture.of(pixels)
-            return last
 
     def encode(self, picture: Picture) -> Future[Embeddings]:
         """Begin to encode a picture, unless its embeddings are there or under way."""

@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hobot_llamacpp_py.config import ChatConfig
-from hobot_llamacpp_py.engine import Engine
+from hobot_llamacpp_py.engine import Vlm
 from hobot_llamacpp_py.engine.inbox import Task
-from hobot_llamacpp_py.vision.encoder_process import ProcessEncoder
 
 __all__ = ['Backend', 'Bgr', 'engine_figures']
 
@@ -53,13 +52,7 @@ class Backend(Protocol):
         """Return the figures of the moment: times in milliseconds, counts."""
 
 
-def engine_figures(engine: Engine | None) -> dict[str, float]:
-    """Return the figures of an engine; those of none while models are loaded."""
-    if engine is None:
-        return {'KV cells used': 0, 'KV cells': 0, 'encoder restarts': 0}
-    encoder = engine.encoder
-    return {
-        'KV cells used': engine.cache.n_past,
-        'KV cells': engine.decoder.n_ctx,
-        'encoder restarts': encoder.restarts if isinstance(encoder, ProcessEncoder) else 0,
-    }
+def engine_figures(engine: Vlm | None) -> dict[str, float]:
+    """Return the numbers that an engine tells of itself; none while models are loaded."""
+    told = engine.figures().items() if engine else ()
+    return {name: value for name, value in told if isinstance(value, (int, float))}

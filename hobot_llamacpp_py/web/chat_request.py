@@ -200,6 +200,9 @@ def _changes(body: Mapping[str, Any]) -> dict[str, Any]:
         changes['seed'] = -1
     if body.get('reasoning_effort') in ('none', 'minimal'):
         changes['thinking'] = 'off'
+    template = body.get('chat_template_kwargs')  # as vLLM, SGLang and llama-server have it
+    if isinstance(template, dict) and isinstance(template.get('enable_thinking'), bool):
+        changes['thinking'] = 'on' if template['enable_thinking'] else 'off'
     return changes
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from hobot_llamacpp_py.config import ChatConfig
-from hobot_llamacpp_py.engine import CancelToken, Engine, Request, Stats, Turn
+from hobot_llamacpp_py.engine import CancelToken, Request, Stats, Turn, Vlm
 from hobot_llamacpp_py.engine.inbox import Look, View
 from hobot_llamacpp_py.errors import (
     CancelledError,
@@ -102,7 +102,7 @@ class Completion:
         self._request, self._config = request, request.config(defaults)
         self._pictures, self._conversations, self._tell = pictures, conversations, tell
 
-    def run(self, engine: Engine, look: Look) -> None:
+    def run(self, engine: Vlm, look: Look) -> None:
         self._tell(Begun(time.perf_counter() - self._created))
         try:
             if self.cancel.is_set():
@@ -114,7 +114,7 @@ class Completion:
         except Exception as error:
             self._tell(Failed(500, one_line(error), 'internal'))
 
-    def _answer(self, engine: Engine, look: Look) -> None:
+    def _answer(self, engine: Vlm, look: Look) -> None:
         request = self._request
         turns = self._turns(engine, look)
         if not turns[-1].question.strip():
@@ -130,23 +130,22 @@ class Completion:
             raise CancelledError('cancelled before the first word')
         tokens = answer.tokens
         if scanner.found:
-            tokens = engine.vocabulary.tokenize(said)
+            tokens = engine.tokenize(said)
         if tokens and answer.finish != 'cancelled':
             last = turns[-1]
             given = (*turns[:-1], Turn(last.question, last.image, tuple(tokens)))
             self._conversations.remember(request.messages, said, given)
-        n_tokens = len(answer.tokens) + answer.stats.thinking
         finish = _FINISH.get(answer.finish, 'stop')
-        self._tell(Done(finish, n_tokens, answer.stats, answer.finish))
+        self._tell(Done(finish, answer.n_tokens, answer.stats, answer.finish))
 
-    def _turns(self, engine: Engine, look: Look) -> tuple[Turn, ...]:
+    def _turns(self, engine: Vlm, look: Look) -> tuple[Turn, ...]:
         known, rest = self._conversations.find(self._request.messages)
         turns = list(known)
         shown = next((t.image for t in reversed(known) if t.image is not None), None)
         for message in rest:
             if message.role == 'assistant':
                 last = turns.pop()
-                tokens = engine.vocabulary.tokenize(message.text)
+                tokens = engine.tokenize(message.text)
                 turns.append(Turn(last.question, last.image, tuple(tokens)))
                 continue
             picture = None
