@@ -13,6 +13,13 @@ def main() -> None:
         status = run()
     except KeyboardInterrupt:
         status = 0
+    except ModuleNotFoundError as error:
+        from hobot_llamacpp_py.health.packages import missing
+
+        if not (line := missing(error)):
+            raise
+        print(line, file=sys.stderr)
+        status = 1
     sys.exit(status)
 
 

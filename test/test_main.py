@@ -3,8 +3,16 @@
 import subprocess
 import sys
 
+import pytest
 from nano import ROOT
 
+BUILT_IN = ['--ros-args', '-p', 'llm_model_name:=config/nano_internvl.gguf', '-p', 'feed_type:=2']
+MISSING = """
+import sys
+sys.modules[{name!r}] = None
+from hobot_llamacpp_py.__main__ import main
+main()
+"""
 SCRIPT = """
 import sys
 class Impatient:
@@ -23,3 +31,26 @@ def test_ctrl_c_while_the_node_is_imported() -> None:
         [sys.executable, '-c', SCRIPT], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert (result.returncode, result.stdout, result.stderr) == (0, '', '')
+
+
+@pytest.mark.parametrize(
+    'name, mend',
+    [
+        ('llama_cpp', 'pip3 install llama-cpp-python'),
+        ('yaml', 'sudo apt install python3-yaml'),
+        ('rclpy', 'source /opt/ros/'),
+    ],
+)
+def test_a_package_that_is_missing(name: str, mend: str) -> None:
+    """What is not installed is one line with the command that installs it."""
+    pytest.importorskip('rclpy', reason='needs ROS 2')
+    result = subprocess.run(
+        [sys.executable, '-c', MISSING.format(name=name), *BUILT_IN],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 1
+    assert f'{name} is not installed: {mend}' in result.stderr.splitlines()[-1]
+    assert 'Traceback' not in result.stderr

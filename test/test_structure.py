@@ -25,7 +25,7 @@ ROOMS = {
     'ros': CORE | {'health', 'drawing', 'vision', 'engine', 'remote', 'web'},
     'launching': CORE | {'ros'},
     'tools': CORE | {'health', 'vision', 'engine', 'remote', 'web', 'ros'},
-    '__main__': {'ros'},
+    '__main__': {'health', 'ros'},
 }
 ROS = {'rclpy', 'std_msgs', 'sensor_msgs', 'std_srvs', 'diagnostic_msgs', 'launch', 'launch_ros'}
 MOST_LINES, MOST_LINES_OF_A_CLASS = 400, 250

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ['INSTALL_LIBMTMD', 'INSTALL_ONNXRUNTIME', 'NEEDED', 'version_of']
+__all__ = ['INSTALL_LIBMTMD', 'INSTALL_ONNXRUNTIME', 'NEEDED', 'missing', 'version_of']
 
 INSTALL_ONNXRUNTIME = 'pip3 install onnxruntime'
 INSTALL_LIBMTMD = (
@@ -16,6 +16,13 @@ NEEDED = {
     'yaml': 'sudo apt install python3-yaml',
 }
 """What the node imports, and how each is installed."""
+
+
+def missing(error: Exception) -> str:
+    """Return the line about an import that failed for want of a package, '' for another error."""
+    name = error.name if isinstance(error, ModuleNotFoundError) else None
+    commands = {**NEEDED, 'rclpy': 'source /opt/ros/humble/setup.bash, or that of your ROS 2'}
+    return f'{name} is not installed: {commands[name]}' if name in commands else ''
 
 
 def version_of(package: str) -> str:

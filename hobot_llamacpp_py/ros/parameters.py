@@ -23,6 +23,7 @@ from hobot_llamacpp_py.config import (
 from hobot_llamacpp_py.errors import ModelFileError, VlmError, one_line
 from hobot_llamacpp_py.families import FAMILIES, ModelFamily
 from hobot_llamacpp_py.files import find_file
+from hobot_llamacpp_py.health.packages import missing
 from hobot_llamacpp_py.ros.model_parameters import (
     AnswerParameters,
     DecoderParameters,
@@ -187,7 +188,7 @@ def _words(text: str) -> set[str]:
 
 def explained(error: Exception) -> str:
     """Return an error's line for the user, with the parameter that it is about."""
-    line = one_line(error)
+    line = missing(error) or one_line(error)
     if not isinstance(error, VlmError) or not error.setting:
         return line
     if error.setting == 'image_size':

@@ -73,7 +73,7 @@ class Raw:
 
     def discard(self) -> None:
         """Take what has come so far, and forget it."""
-        with contextlib.suppress(BlockingIOError):
+        with contextlib.suppress(BlockingIOError, ConnectionError):
             self.socket.recv(1 << 16, socket.MSG_DONTWAIT)
 
     def _receive(self) -> bytes:
