@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 PACKAGES = ('starlette', 'uvicorn', 'mcp', 'prometheus_client', 'PIL')
 INSTALL = 'pip3 install -r requirements/web.txt'
-WAITING = 64  # connections that the kernel holds for us
+WAITING = 512  # connections that the kernel holds until we come to them
 SEND_BUFFER = 1 << 18  # bytes: what a client does not take is to show soon
 LOOPBACK = ('127.0.0.1', '::1', 'localhost')
 

@@ -46,8 +46,8 @@ def test_camera(start: Start) -> None:
             assert ask(client, DESCRIBE) == answer(scene, DESCRIBE)
         # A prompt on the topic is answered as ever, and is all that listeners have heard.
         assert robot.ask(DESCRIBE) == answer(scene, DESCRIBE)
-        told = lambda: ''.join(robot.partials).strip()  # noqa: E731
-        robot.wait_for(lambda: told() == answer(scene, DESCRIBE), 'the pieces of one answer')
+        said = answer(scene, DESCRIBE)
+        robot.wait_for(lambda: ''.join(robot.partials).strip() == said, 'hearing nothing else')
         assert robot.texts == []
 
 

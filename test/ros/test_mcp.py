@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,8 @@ def test_text_chat(start: Start) -> None:
     port = free_port()
     with start(feed_type=2, http_port=port) as robot:
         robot.wait_until_ready()
+        maps = Path(f'/proc/{robot.process.pid}/maps')
+        assert 'pydantic' not in maps.read_text()  # before an agent comes, that costs nothing
 
         async def use(client: Client) -> None:
             assert not (await client.call_tool('ask', {'text': 'Hi'})).is_error
@@ -73,6 +76,7 @@ def test_text_chat(start: Start) -> None:
                 assert result.is_error and '\n' not in result.content[0].text
 
         with_client(port, use)
+        assert 'pydantic' in maps.read_text()
 
 
 def test_stop(start: Start) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import logging
 import re
 import socket
 import struct
@@ -112,9 +113,15 @@ def port_of(url: str) -> int:
 
 @pytest.fixture(scope='module')
 def port() -> Iterator[int]:
-    """A server that everybody on this machine may use, and that sees a picture."""
+    """A server that everybody on this machine may use; no attack makes it fail in itself."""
+    failures: list[str] = []
+    handler = logging.Handler(logging.ERROR)
+    handler.emit = lambda record: failures.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger().addHandler(handler)
     with serving(see=lambda: draw_scene(0)[1]) as url:
         yield port_of(url)
+    logging.getLogger().removeHandler(handler)
+    assert failures == []
 
 
 @pytest.fixture
@@ -259,8 +266,9 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     path.write_text(TOKEN)
     path.chmod(0o600)
     arguments = ['--host', '0.0.0.0', '--token-file', str(path), '--picture', str(SAMPLE)]
-    with Served('internvl', arguments) as server:
-        yield server
+    with Served('internvl', arguments) as process:
+        yield process
+    assert process.status == 0 and 'Traceback' not in process.errors
 
 
 @pytest.mark.parametrize(
@@ -712,8 +720,9 @@ def test_who_does_not_take_its_answer(impatient: None, monkeypatch: pytest.Monke
     monkeypatch.setattr(server, 'SEND_BUFFER', 1 << 14)
     sampling = SamplingConfig(constraint=json_schema(DIGITS))
     config = ChatConfig(max_tokens=30000, sampling=sampling)
-    with serving(config=config) as url, Raw(port_of(url), take=4096) as client:
+    with serving(config=config) as url, Raw(port_of(url), take=1 << 16) as client:
         client.send(asking(chat(stream=True, max_tokens=30000)))
+        client.socket.recv(1, socket.MSG_PEEK)  # it has begun
         with Raw(port_of(url)) as other:
             assert other.send(asking(chat())).status() == 200
         assert b'[DONE]' not in client.rest()
@@ -730,7 +739,7 @@ def test_slow_but_steady(port: int, impatient: None) -> None:
     """Who takes its answer slowly gets all of it."""
     image = np.random.default_rng(0).integers(0, 256, (600, 600, 3), dtype=np.uint8)
     body = json.dumps({'messages': [{'role': data_url(image), 'content': ''}]}).encode()
-    with Raw(port, take=65536) as client:
+    with Raw(port, take=1 << 16) as client:
         client.send(asking(body, 'Connection: close'))
         got = b''
         while part := client.socket.recv(8000):
