@@ -340,7 +340,7 @@ class ChatClient:
     def _check_node(self) -> None:
         limit = SILENCE if self._parameters.service_is_ready() else SILENCE_OF_THE_GONE
         if time.monotonic() - self._seen > limit:
-            raise NodeError(f'{self.name} has gone, or hangs: its log says why')
+            raise NodeError(f'{self.name} has gone, hangs, or is no node of hobot_llamacpp_py')
 
     def _reaches_node(self, publisher: Any) -> bool:
         infos = self._node.get_subscriptions_info_by_topic(publisher.topic_name)
