@@ -306,7 +306,7 @@ class TestCancel:
         with silent() as server, ask_server(server.url, image=CONFIG / 'image2.jpg') as robot:
             robot.say(DESCRIBE)
             robot.wait_for(lambda: server.asked == 1, 'the question')
-            assert robot.call('cancel').success
+            assert robot.call('cancel').success, robot.log
             assert robot.next_text() == '[error] cancelled before the first word'
             robot.wait_for(lambda: server.left == 1, 'the end of the connection')
             # The end of the node is not held up either.
