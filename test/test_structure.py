@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from nano import ROOT
 
+from hobot_llamacpp_py.web.server import PACKAGES
+
 PACKAGE = ROOT / 'hobot_llamacpp_py'
 # The rooms, each with what it may import of the package besides itself.
 CORE = {
@@ -153,6 +155,12 @@ def test_package_xml_declares_what_is_imported() -> None:
     imported -= {*sys.stdlib_module_names, PACKAGE.name, *NOT_DECLARED}
     declared = re.findall('<exec_depend>(.*?)</exec_depend>', (ROOT / 'package.xml').read_text())
     assert sorted(declared) == sorted(DEBIAN.get(name, name) for name in imported)
+
+
+def test_packages_of_the_server_are_the_pinned_ones() -> None:
+    """What the error about missing packages installs is what the tests run with."""
+    pinned = (ROOT / 'requirements' / 'web.txt').read_text('utf-8').splitlines()
+    assert set(PACKAGES.values()) <= set(pinned)
 
 
 def test_make_explains_itself() -> None:

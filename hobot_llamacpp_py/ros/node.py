@@ -111,9 +111,7 @@ class LlamacppNode(Node):
         self._worker.start()
         if self._server:
             self._server.start()
-            self.get_logger().info(
-                f'HTTP: http://{parameters.http_host}:{parameters.http_port}/ (/v1, /health)'
-            )
+            self.get_logger().info(f'HTTP server: {self._server.url}')
 
     def close(self) -> bool:
         """Stop the threads; False if native code holds one. The node can be destroyed."""

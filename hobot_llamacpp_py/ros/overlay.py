@@ -29,7 +29,9 @@ __all__ = ['Overlay']
 
 Bgr = npt.NDArray[np.uint8]
 
-# Only the newest picture counts; RELIABLE matches every subscription.
+# RELIABLE matches every subscription. What got lost is sent again some seconds later, if it is
+# still there: two answers' last pictures are, for a JPEG is small.
+JPEGS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 PERIOD = 0.2  # seconds from one drawing to the next, at least
 MOST_OF_THE_TIME = 0.2  # that is spent drawing: the decoder needs the processors, too
@@ -65,7 +67,7 @@ class Overlay:
 
     def __init__(self, node: Node, then: Listener) -> None:
         self._logger, self._then = node.get_logger(), then
-        self._compressed = node.create_publisher(CompressedImage, '~/overlay/compressed', NEWEST)
+        self._compressed = node.create_publisher(CompressedImage, '~/overlay/compressed', JPEGS)
         self._raw = node.create_publisher(Image, '~/overlay', NEWEST)
         self._fonts = Fonts()
         self._asked: _Asked | None = None  # the inference thread's

@@ -213,7 +213,7 @@ def _number(value: Any, name: str, low: float, high: float, kind: type) -> int |
         what = 'a whole number' if kind is int else 'a number'
         raise HttpError(400, f'{name} must be {what}', param=name)
     if not low <= value <= high:
-        raise HttpError(400, f'{name} must be {low:g} to {high:g}', param=name)
+        raise HttpError(400, f'{name} must be {low} to {high}', param=name)
     number: int | float = kind(value)
     return number
 

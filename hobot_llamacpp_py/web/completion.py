@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ from hobot_llamacpp_py.web.chat_request import CAMERA, ChatRequest
 from hobot_llamacpp_py.web.conversations import Conversations
 
 __all__ = ['Begun', 'Completion', 'Done', 'Event', 'Failed', 'Piece', 'Seen', 'Thought']
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,7 @@ class Completion:
 
     def run(self, engine: Vlm, look: Look) -> None:
         self._tell(Begun(time.perf_counter() - self._created))
+        log.info('request: %s', ' '.join(self._request.messages[-1].text.split())[:1000])
         try:
             if self.cancel.is_set():
                 raise CancelledError('cancelled while it waited for its turn')

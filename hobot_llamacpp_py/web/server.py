@@ -20,8 +20,14 @@ __all__ = ['Server', 'read_token']
 
 log = logging.getLogger(__name__)
 
-PACKAGES = ('starlette', 'uvicorn', 'mcp', 'prometheus_client', 'PIL')
-INSTALL = 'pip3 install -r requirements/web.txt'
+# By the name that is imported; requirements/web.txt has the versions.
+PACKAGES = {
+    'starlette': 'starlette==1.7.0',
+    'uvicorn': 'uvicorn==0.54.0',
+    'mcp': 'mcp==2.3.0',
+    'prometheus_client': 'prometheus-client==0.26.0',
+    'PIL': 'pillow==12.3.0',
+}
 WAITING = 512  # connections that the kernel holds until we come to them
 SEND_BUFFER = 1 << 18  # bytes: what a client does not take is to show soon
 LOOPBACK = ('127.0.0.1', '::1', 'localhost')
@@ -38,10 +44,12 @@ class Server:
     """
 
     def __init__(self, backend: Backend, host: str, port: int, token: str = '') -> None:
-        missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+        missing = [
+            package for name, package in PACKAGES.items() if importlib.util.find_spec(name) is None
+        ]
         if missing:
             raise ServerError(
-                f'the HTTP server needs {", ".join(missing)}, not installed here: {INSTALL}'
+                f'the HTTP server needs packages that are missing: pip3 install {" ".join(missing)}'
             )
         if host not in LOOPBACK and not token:
             raise ServerError(
@@ -59,6 +67,13 @@ class Server:
         self._server: Any = None
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name='http', daemon=True)
+
+    @property
+    def url(self) -> str:
+        """What to type into a browser; of all addresses the machine's name."""
+        is_any = self._host in ('0.0.0.0', '::')
+        host = socket.gethostname() if is_any else self._host
+        return f'http://{f"[{host}]" if ":" in host else host}:{self.port}/'
 
     def start(self) -> None:
         """Begin to serve."""
