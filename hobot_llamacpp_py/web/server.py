@@ -49,7 +49,7 @@ class Server:
         ]
         if missing:
             raise ServerError(
-                f'the HTTP server needs packages that are missing: pip3 install {" ".join(missing)}'
+                f'packages of the HTTP server are missing: pip3 install {" ".join(missing)}'
             )
         if host not in LOOPBACK and not token:
             raise ServerError(
