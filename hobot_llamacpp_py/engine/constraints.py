@@ -32,6 +32,8 @@ _OF_OBJECTS = {'properties', 'patternProperties', 'additionalProperties', 'requi
 _MOST_TEXT = 1 << 18  # bytes
 _LARGEST_INTEGER = 2**53 - 1  # that all who read JSON read as it is
 _FRACTION = 1e-6
+# Bytes of a constant as JSON: from 35 on llguidance 1.6.1 gets one with escapes wrong.
+_MOST_ESCAPED = 32
 _CHECKED = 32  # constraints of which it is remembered that they are good
 _TRIAL = Path(__file__).with_name('constraint_trial.py')
 _TRIAL_SECONDS = 5.0  # the trial ends itself by its own clock, which stands while others compute
@@ -157,7 +159,7 @@ def _numbers(schema: dict[str, Any], *keywords: str) -> list[float]:
 
 
 def _check_exact(value: Any) -> None:
-    """Refuse a value that an answer could not hold: llguidance would write another number."""
+    """Refuse a value that an answer could not hold: llguidance would write another."""
     if isinstance(value, (dict, list)):
         for part in value.values() if isinstance(value, dict) else value:
             _check_exact(part)
@@ -165,6 +167,13 @@ def _check_exact(value: Any) -> None:
         raise ConstraintError(
             f'json_schema: {value} cannot be told exactly, only up to {_LARGEST_INTEGER}'
         )
+    elif isinstance(value, str):
+        text = json.dumps(value, ensure_ascii=False)
+        if len(text.encode('utf-8', 'replace')) > _MOST_ESCAPED and '\\' in text:
+            raise ConstraintError(
+                f'json_schema: {text[:40]} cannot be told exactly: a constant of more than'
+                f' {_MOST_ESCAPED} bytes may have no quotation mark, backslash or line break'
+            )
 
 
 def _merges(schema: Any) -> bool:

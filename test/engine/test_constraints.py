@@ -775,6 +775,23 @@ NARROW = [
 ]
 
 
+# Random constants of these characters are what found the bound.
+ESCAPED = [''.join(random.Random(i).choices('ab"\\\n\té中', k=i % 40)) for i in range(120)]
+
+
+@pytest.mark.parametrize('text', ESCAPED, ids=range(len(ESCAPED)))
+def test_constant_texts_are_held_or_refused(nano: Speaker, text: str) -> None:
+    """A constant with escapes is answered to the letter, or refused where it is given."""
+    try:
+        constraint = json_schema({'enum': [text]})
+    except ConstraintError as error:
+        assert 'cannot be told exactly' in str(error)
+        assert len(json.dumps(text, ensure_ascii=False).encode()) > 32
+        return
+    tokens, is_complete = nano.answer(constraint, seed=0)
+    assert is_complete and json.loads(nano.text(tokens)) == text
+
+
 @pytest.mark.parametrize('value', [2**53, -(2**60), 2**70])
 def test_numbers_that_would_be_others_are_refused(value: int) -> None:
     """A constant that answers would hold as another number is refused, not changed."""
