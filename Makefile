@@ -45,7 +45,7 @@ bench:
 test:
 	@scripts/bootstrap.sh bench chat models overlay plot test web web_test interfaces
 	@scripts/interfaces.sh
-	@$(VENV) -m pytest --durations=10 $(ARGS)
+	@$(VENV) -m pytest -n auto --maxprocesses 4 --dist loadfile --durations=20 $(ARGS)
 
 check: lint
 	@scripts/bootstrap.sh bench overlay test
