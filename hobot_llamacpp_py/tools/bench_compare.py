@@ -61,7 +61,7 @@ def print_comparison(
         ratio = now.value / then.value
         verdict = _verdict(then, now, signs, tolerance) if is_telling else ''
         is_fine &= verdict != 'WORSE'
-        noise = max(_noise(then), _noise(now))
+        noise = max(then.noise, now.noise)
         print(
             f'| {name} | {then.value:.4g} | {now.value:.4g} | {ratio:.3f} |'
             f' {100 * noise:.0f} % | {verdict} |'
@@ -86,21 +86,16 @@ def _signs(name: str, bars: Mapping[str, Bar]) -> bool | None:
 def _verdict(old: Figure, new: Figure, more_is_better: bool | None, tolerance: float) -> str:
     if more_is_better is None:
         return 'differs'
-    if new.low <= old.high and old.low <= new.high:
+    if old.overlaps(new):
         return ''
     loss = old.value / new.value if more_is_better else new.value / old.value
-    if _noise(old) == _noise(new) == 0 and 1 / (1 + tolerance) <= loss <= 1 + tolerance:
+    if old.noise == new.noise == 0 and 1 / (1 + tolerance) <= loss <= 1 + tolerance:
         return ''  # measured once only, which tells no noise
-    if loss and max(loss, 1 / loss) - 1 <= max(_noise(old), _noise(new)):
+    if loss and max(loss, 1 / loss) - 1 <= max(old.noise, new.noise):
         return ''
     if loss < 1:
         return 'better'
     return 'WORSE' if loss > 1 + tolerance else 'worse'
-
-
-def _noise(found: Figure) -> float:
-    """Return how far repetitions lie from a figure, as a share of it."""
-    return max(found.high - found.value, found.value - found.low) / (found.value or 1)
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

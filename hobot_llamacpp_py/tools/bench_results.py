@@ -49,6 +49,15 @@ class Figure:
     low: float
     high: float
 
+    @property
+    def noise(self) -> float:
+        """How far repetitions lie from the value, as a share of it."""
+        return max(self.high - self.value, self.value - self.low) / (self.value or 1)
+
+    def overlaps(self, other: Figure) -> bool:
+        """Tell whether the two ranges have something in common, so that both may be the same."""
+        return self.low <= other.high and other.low <= self.high
+
 
 def figure(repetitions: Sequence[float]) -> Figure:
     """Return the (lower) median of repetitions, and their range."""
