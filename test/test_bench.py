@@ -193,6 +193,36 @@ def test_the_node_is_measured() -> None:
     assert printed == expected
 
 
+@pytest.mark.parametrize(('value', 'status'), [(0.0, 0), (1e9, 1)])
+def test_the_http_server_is_measured(
+    value: float,
+    status: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All ratios of the HTTP server are there, on paper and as JSON; bars decide the status."""
+    pytest.importorskip('uvicorn', reason='needs requirements/web.txt')
+    bench_http = pytest.importorskip('hobot_llamacpp_py.tools.bench_http')
+    monkeypatch.setattr(bench_http, 'BARS', bars(bench_http.BARS, value))
+    path = tmp_path / 'http.json'
+    with pytest.raises(SystemExit) as end:
+        quick = ['--rounds', '1', '--threads', '1', '--json', str(path)]
+        bench_http.main(['--llm', 'config/nano_internvl.gguf', *quick])
+    assert end.value.code == status
+    printed = capsys.readouterr().out
+    for bar in bench_http.BARS.values():
+        assert bar.sentence in printed
+    assert printed.count('MISSED') == status * len(bench_http.BARS)
+    ratios = json.loads(path.read_text())['ratios']
+    assert set(ratios) == set(bench_http.BARS)
+    assert all(ratio > 0 for ratio in ratios.values())
+
+    assert call('--from', path) == 1
+    error = capsys.readouterr().err
+    assert error == f"error: {path} is of another benchmark, of kind 'http'\n"
+
+
 # -- compared with earlier results ---------------------------------------------------------------
 
 
