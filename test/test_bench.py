@@ -15,11 +15,15 @@ import cv2
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
-from nano import MODELS, ROOT
+from nano import CONFIG, MODELS, ROOT
 
+from hobot_llamacpp_py import catalogue
+from hobot_llamacpp_py.engine.threads import usable_cores
 from hobot_llamacpp_py.tools import bench
+from hobot_llamacpp_py.tools.bars import Bar
 from hobot_llamacpp_py.tools.bench_plot import draw
 from hobot_llamacpp_py.tools.bench_results import Results
+from hobot_llamacpp_py.tools.bench_threads import neighbours
 
 Json = dict[str, Any]
 
@@ -47,6 +51,11 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def bars(own: dict[str, Bar], value: float) -> dict[str, Bar]:
+    """Return the bars with another value, which is the least."""
+    return {name: Bar(True, value, bar.sentence) for name, bar in own.items()}
+
+
 def changed(source: Path, path: Path, change: Callable[[Json], object]) -> Path:
     """Write results with something changed; return the path."""
     results = json.loads(source.read_text())
@@ -66,15 +75,11 @@ def times(factor: float, name: str, *, low: float = 0.999, high: float = 1.001) 
     return change
 
 
-def bars(value: float) -> dict[str, bench.Bar]:
-    return {name: bench.Bar(True, value, bar.sentence) for name, bar in bench.BARS.items()}
-
-
 def test_measures_real_models(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All ratios and the published table's columns are there, on paper and as JSON."""
-    monkeypatch.setattr(bench, 'BARS', bars(0.0))
+    """All ratios and the published table's columns are there, on paper and as JSON; no bars."""
+    monkeypatch.setattr(bench, 'BARS', bars(bench.BARS, 1e9))
     status, results = run(tmp_path / 'results.json')
     assert status == 0
     assert set(results['ratios']) == set(bench.BARS)
@@ -85,22 +90,92 @@ def test_measures_real_models(
     assert 'image encoder ms | prefill ms/token | eval ms/token' in printed
     for bar in bench.BARS.values():
         assert bar.sentence in printed
+    assert 'MISSED' not in printed and 'ok' not in printed.split()
 
 
+@pytest.mark.parametrize(('value', 'missed'), [(0.0, False), (1e9, True)])
 def test_a_missed_bar_is_an_error(
+    value: float,
+    missed: bool,
+    measured: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A ratio of the stand-in that misses its bar is marked, and the exit status is 1."""
+    monkeypatch.setattr(bench, 'BARS', bars(bench.BARS, value))
+    stand_in = changed(
+        measured, tmp_path / 'own.json', lambda found: found['model'].update(bench.STAND_IN)
+    )
+    for arguments in ((), ('--compare', stand_in)):
+        assert call('--from', stand_in, *arguments) == missed
+        assert capsys.readouterr().out.count('MISSED') == missed * len(bench.BARS)
+
+
+@pytest.mark.parametrize(
+    ('line', 'error'),
+    [
+        (f'--llm {MODELS["smolvlm"][1]}', '--llm and --encoder go together'),
+        ('--encoder x.onnx', '--llm and --encoder go together'),
+        ('--rounds 0', "argument --rounds: '0' is no number from 1 on"),
+        ('--tolerance x', "argument --tolerance: 'x' is no number above 0"),
+        ('--nonsense', 'unrecognized arguments: --nonsense'),
+        ('--from b.json --sweep', '--from measures nothing: leave --sweep out'),
+        ('--from b.json --n-ctx 512', '--from measures nothing: leave --n-ctx out'),
+        ('--plot x.txt', '--plot draws .png, .svg, .pdf, and not x.txt'),
+        ('--sweep --plot x.png', '--plot draws what is measured without --sweep'),
+    ],
+)
+def test_wrong_options(line: str, error: str, capsys: pytest.CaptureFixture) -> None:
+    """What is wrong with the options is told in one line, without the usage; status 2."""
+    assert call(*line.split()) == 2
+    assert capsys.readouterr() == ('', f'error: {error}\n')
+
+
+def test_missing_model(capsys: pytest.CaptureFixture) -> None:
+    """A model that is not here is one line, with the places tried; status 1."""
+    assert call('--llm', 'nothing.gguf', '--encoder', 'nothing.onnx') == 1
+    error = capsys.readouterr().err
+    assert error.startswith('error: --llm: no such file, tried ') and error.count('\n') == 1
+
+
+def test_exit_statuses_are_told(capsys: pytest.CaptureFixture) -> None:
+    """The help says what each exit status means."""
+    assert call('--help') == 0
+    assert '1 if it could not be done' in ' '.join(capsys.readouterr().out.split())
+
+
+def test_built_in_model_is_found_anywhere(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A ratio that misses its bar is marked, and the exit status is not zero."""
-    monkeypatch.setattr(bench, 'BARS', bars(1e9))
-    status, _ = run(tmp_path / 'results.json')
-    assert status == 1
-    assert capsys.readouterr().out.count('MISSED') == len(bench.BARS)
+    """A name is looked for in the package's share folder, too; the number of cores is a limit."""
+    monkeypatch.chdir(tmp_path)
+    quick = ['--rounds', 1, '--seconds', 0.01, '--threads', 9999]
+    assert call('--sweep', '--llm', 'config/nano_smolvlm.gguf', *quick, '--json', 'b.json') == 0
+    cores = json.loads(Path('b.json').read_text())['machine']['cores']
+    assert f'--threads 9999: there are {cores} cores, so {cores}\n' in capsys.readouterr().err
 
 
-def test_models_go_together(capsys: pytest.CaptureFixture) -> None:
-    """A decoder without its encoder is refused in one line."""
-    assert call('--llm', MODELS['smolvlm'][1]) == 2
-    assert capsys.readouterr().err == 'error: --llm and --encoder go together\n'
+def test_model_of_the_catalogue(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name of the catalogue takes encoder, decoder and type of it, once they are here."""
+    monkeypatch.setenv('HOBOT_LLAMACPP_MODELS', str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert call('--llm', 'smolvlm2-256m') == 1
+    error = capsys.readouterr().err
+    assert 'ros2 run hobot_llamacpp_py models get SmolVLM2-256M' in error
+    assert error.count('\n') == 1
+
+    edition = catalogue.find('SmolVLM2-256M').editions['pc']
+    folder = tmp_path / edition.model
+    folder.mkdir()
+    (folder / edition.encoder).symlink_to(CONFIG / 'mmproj-nano_smolvlm.gguf')
+    (folder / edition.decoder).symlink_to(MODELS['smolvlm'][1])
+    quick = ['--rounds', 1, '--tokens', 8, '--threads', 1, '--json', 'b.json']
+    assert call('--llm', 'smolvlm2-256m', *quick) == 0
+    model = json.loads(Path('b.json').read_text())['model']
+    assert (model['encoder'], model['decoder']) == (edition.encoder, edition.decoder)
 
 
 def test_the_node_is_measured() -> None:
@@ -116,6 +191,36 @@ def test_the_node_is_measured() -> None:
         expected.remove('idle, HbmMsg1080P')
     printed = {name for name, bar in bench_node.BARS.items() if bar.sentence in result.stdout}
     assert printed == expected
+
+
+@pytest.mark.parametrize(('value', 'status'), [(0.0, 0), (1e9, 1)])
+def test_the_http_server_is_measured(
+    value: float,
+    status: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All ratios of the HTTP server are there, on paper and as JSON; bars decide the status."""
+    pytest.importorskip('uvicorn', reason='needs requirements/web.txt')
+    bench_http = pytest.importorskip('hobot_llamacpp_py.tools.bench_http')
+    monkeypatch.setattr(bench_http, 'BARS', bars(bench_http.BARS, value))
+    path = tmp_path / 'http.json'
+    with pytest.raises(SystemExit) as end:
+        quick = ['--rounds', '1', '--threads', '1', '--json', str(path)]
+        bench_http.main(['--llm', 'config/nano_internvl.gguf', *quick])
+    assert end.value.code == status
+    printed = capsys.readouterr().out
+    for bar in bench_http.BARS.values():
+        assert bar.sentence in printed
+    assert printed.count('MISSED') == status * len(bench_http.BARS)
+    ratios = json.loads(path.read_text())['ratios']
+    assert set(ratios) == set(bench_http.BARS)
+    assert all(ratio > 0 for ratio in ratios.values())
+
+    assert call('--from', path) == 1
+    error = capsys.readouterr().err
+    assert error == f"error: {path} is of another benchmark, of kind 'http'\n"
 
 
 # -- compared with earlier results ---------------------------------------------------------------
@@ -170,6 +275,31 @@ def test_noise_is_no_change(measured: Path, tmp_path: Path, capsys: pytest.Captu
     assert marks(capsys.readouterr().out) == {'peak memory MB': 'WORSE'}
 
 
+def test_change_within_the_noise(
+    measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """A change that is smaller than the noise has no verdict, though the ranges lie apart."""
+    old = changed(measured, tmp_path / 'old.json', times(1, 'cold ms', low=0.1, high=1))
+    new = changed(old, tmp_path / 'new.json', times(1.5, 'cold ms'))
+    assert call('--from', new, '--compare', old) == 0
+    assert marks(capsys.readouterr().out) == {}
+
+
+@pytest.mark.parametrize('few', ['old', 'new'])
+def test_no_verdict_of_few_rounds(
+    few: str, measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """With two rounds in either result nothing is marked, and the exit status is 0."""
+    paths = {'old': tmp_path / 'old.json', 'new': tmp_path / 'new.json'}
+    changed(measured, paths['old'], times(1, 'eval ms/token'))
+    changed(measured, paths['new'], times(15, 'eval ms/token'))
+    changed(paths[few], paths[few], lambda found: found.update(rounds=2))
+    assert call('--from', paths['new'], '--compare', paths['old']) == 0
+    printed = capsys.readouterr().out
+    assert 'nobody can tell what is noise: no verdicts' in printed
+    assert marks(printed) == {}
+
+
 def test_other_machine_is_named(
     measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -180,7 +310,7 @@ def test_other_machine_is_named(
     capsys.readouterr()
     encoder, decoder, kind = MODELS['smolvlm']
     models = ['--llm', decoder, '--encoder', encoder, '--model-type', kind.number]
-    assert call(*models, '--threads', 1, '--tokens', 12, '--compare', other) == 2
+    assert call(*models, '--threads', 1, '--tokens', 12, '--compare', other) == 1
     cores = json.loads(measured.read_text())['machine']['cores']
     assert capsys.readouterr() == (
         '',
@@ -215,7 +345,7 @@ def test_what_holds_no_results(
     path = tmp_path / 'results.json'
     if text is not None:
         path.write_text(text)
-    assert call('--from', path) == 2
+    assert call('--from', path) == 1
     error = capsys.readouterr().err
     assert error.startswith(f'error: {path}') and reason in error and error.count('\n') == 1
 
@@ -229,6 +359,14 @@ def test_plot_is_a_png(measured: Path, tmp_path: Path) -> None:
     call('--from', measured, '--plot', path)
     assert cv2.imread(str(path)).shape == (760, 900, 3)
     assert path.stat().st_size < 100_000
+
+
+@pytest.mark.parametrize(('suffix', 'head'), [('svg', b'<?xml'), ('pdf', b'%PDF')])
+def test_plot_is_of_its_suffix(suffix: str, head: bytes, measured: Path, tmp_path: Path) -> None:
+    """--plot writes a drawing that can be enlarged, where the suffix says so."""
+    path = tmp_path / f'plot.{suffix}'
+    assert call('--from', measured, '--plot', path) == 0
+    assert path.read_bytes().startswith(head)
 
 
 def test_bars_are_what_was_measured(measured: Path) -> None:
@@ -287,7 +425,7 @@ def test_matplotlib_is_missing(
         monkeypatch.setitem(sys.modules, name, None)
     encoder, decoder, kind = MODELS['smolvlm']
     models = ['--llm', decoder, '--encoder', encoder, '--model-type', kind.number]
-    assert call(*models, '--plot', tmp_path / 'plot.png') == 2
+    assert call(*models, '--plot', tmp_path / 'plot.png') == 1
     output = capsys.readouterr()
     assert output.out == ''
     assert output.err.startswith('error: --plot draws with matplotlib: pip3 install matplotlib')
@@ -321,22 +459,82 @@ def test_sweep_measures_all_numbers(swept: Path, capsys: pytest.CaptureFixture) 
     assert [row[0] for row in rows[2:]] == ['0 (as many as others leave free)', '1']
     for row, threads in zip(rows[2:], ('adaptive', '1'), strict=True):
         names = [title.replace(',', f', {threads} threads,') for title in rows[0][1:]]
-        assert row[1:] == [f'{figures[name]:.1f}' for name in names]
-        assert all(figures[name] > 0 for name in names)
+        # Three digits that count, however small the model is.
+        assert [float(cell) for cell in row[1:]] == pytest.approx(
+            [figures[name] for name in names], rel=0.005
+        )
 
 
-@pytest.mark.parametrize(('factor', 'best'), [(0.5, '1:'), (0.97, '0, the default:')])
-def test_sweep_says_what_to_set(
-    factor: float, best: str, swept: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    """A fixed number is advised where it is clearly faster beside a busy core, else 0."""
+def quiet(results: Json) -> None:
+    """Let a sweep have had three rounds on a quiet machine."""
+    results.update(rounds=3)
+    results['figures']['cores that others took'] = 0.0
+
+
+def fixed_takes(factor: float, noise: float) -> Callable:
+    """Return what gives the fixed number of threads so many times the adaptive one's time."""
 
     def change(results: Json) -> None:
+        quiet(results)
         for kind in ('prefill', 'eval'):
             for situation in ('alone', 'beside a busy core'):
-                name = f'{kind} ms/token, %s threads, {situation}'
-                results['figures'][name % 'adaptive'] = 100.0
-                results['figures'][name % '1'] = 100.0 * factor
+                for threads, value in (('adaptive', 100.0), ('1', 100.0 * factor)):
+                    name = f'{kind} ms/token, {threads} threads, {situation}'
+                    results['figures'][name] = value
+                    results['spread'][name] = [value * (1 - noise), value * (1 + noise)]
 
-    assert call('--from', changed(swept, tmp_path / 'swept.json', change)) == 0
-    assert f'Set llm_threads to {best} 300 tokens of prompt' in capsys.readouterr().out
+    return change
+
+
+@pytest.mark.parametrize(
+    ('factor', 'noise', 'advice'),
+    [
+        (0.5, 0.01, 'Set llm_threads to 1:'),
+        (0.97, 0.001, 'Set llm_threads to 0, the default:'),
+        (0.9, 0.2, 'All llm_threads are about the same here, leave it at 0, the default:'),
+    ],
+)
+def test_sweep_says_what_to_set(
+    factor: float,
+    noise: float,
+    advice: str,
+    swept: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    """A fixed number is advised where it is clearly faster beside a busy core, else 0."""
+    path = changed(swept, tmp_path / 'swept.json', fixed_takes(factor, noise))
+    assert call('--from', path) == 0
+    printed = capsys.readouterr().out
+    assert f'\n{advice} 300 tokens of prompt' in printed
+    assert 'noise' not in printed
+
+
+BUSY = 'on a busy machine these are noise: measure again later'
+
+
+def test_sweep_of_wide_ranges_is_noise(
+    swept: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Where repetitions alone differ much, it is said that these figures are noise."""
+    assert call('--from', changed(swept, tmp_path / 'swept.json', fixed_takes(0.5, 0.3))) == 0
+    assert BUSY in capsys.readouterr().out
+
+
+def test_sweep_of_few_rounds_gives_no_advice(swept: Path, capsys: pytest.CaptureFixture) -> None:
+    """With one round there is no advice, and why."""
+    capsys.readouterr()
+    assert call('--from', swept) == 0
+    printed = capsys.readouterr().out
+    assert 'With fewer than 3 rounds nobody can tell what is noise: no advice.' in printed
+    assert 'llm_threads to' not in printed
+
+
+def test_sweep_notices_others(tmp_path: Path) -> None:
+    """While others keep all cores busy, a sweep says that its figures are noise."""
+    command = [sys.executable, '-m', bench.__name__, '--sweep', '--llm', MODELS['smolvlm'][1]]
+    command += ['--rounds', '1', '--seconds', '0.2', '--threads', '1']
+    with neighbours(2 * usable_cores()):
+        result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert 'Others computed on ' in result.stdout and BUSY in result.stdout

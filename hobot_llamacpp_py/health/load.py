@@ -23,18 +23,11 @@ def check(case: Case) -> Iterator[Result]:
     if not machine.is_live:
         yield Result('skipped', f'load {load or "unknown"}; who computes is to be seen live only')
         return
-    before, started = _times(machine), time.monotonic()
+    others = Others(machine)
     time.sleep(INTERVAL)
-    after, seconds = _times(machine), time.monotonic() - started
-    tick = os.sysconf('SC_CLK_TCK')
-    shares = {
-        pid: (ticks - before[pid][1]) / tick / seconds
-        for pid, (_, ticks) in after.items()
-        if pid in before
-    }
-    top = sorted(shares, key=lambda pid: -shares[pid])[:LISTED]
-    busy = sum(shares.values())
-    names = ', '.join(f'{after[pid][0]} {shares[pid]:.1f}' for pid in top if shares[pid] >= 0.05)
+    found = others.cores()
+    busy = sum(share for _, share in found)
+    names = ', '.join(f'{name} {share:.1f}' for name, share in found[:LISTED] if share >= 0.05)
     text = f'others compute on {busy:.1f} of {cores} cores' + (f' ({names})' if names else '')
     if busy > BUSY * cores:
         yield Result('warning', text, _MEND)
@@ -42,13 +35,31 @@ def check(case: Case) -> Iterator[Result]:
         yield Result('ok', text)
 
 
+class Others:
+    """What other processes compute from now on; this one and its children are none of them."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._before, self._started = _times(machine), time.monotonic()
+
+    def cores(self) -> list[tuple[str, float]]:
+        """Return each one's name and how many cores it took, the busiest first."""
+        after, seconds = _times(self._machine), time.monotonic() - self._started
+        second = os.sysconf('SC_CLK_TCK') * seconds
+        found = []
+        for pid, (name, ticks) in after.items():
+            _, before = self._before.get(pid, ('', 0))  # it may have begun meanwhile
+            found.append((name, (ticks - before) / second))
+        return sorted(found, key=lambda item: -item[1])
+
+
 def _times(machine: Machine) -> dict[str, tuple[str, int]]:
-    """Return name and processor time, in ticks, of every process but this one."""
+    """Return name and processor time, in ticks, of every process but ours and its children."""
     found = {}
     for file in machine.glob('/proc/[0-9]*/stat'):
         text = machine.text(file)
         name, _, rest = text.partition('(')[2].rpartition(')')
         fields = rest.split()
-        if len(fields) > 12 and int(file.parent.name) != os.getpid():
+        if len(fields) > 12 and os.getpid() not in (int(file.parent.name), int(fields[1])):
             found[file.parent.name] = name, int(fields[11]) + int(fields[12])
     return found

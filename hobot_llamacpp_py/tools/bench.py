@@ -1,26 +1,28 @@
 """Measure what the engine promises, as ratios within one run, and hold it against its bars.
 
 Without arguments it measures a decoder of the shape of Qwen2.5-0.5B Q4_0 that it writes itself,
-with an encoder stand-in; `--llm` and `--encoder` measure real models, on a board for example.
+with an encoder stand-in: the bars are for these. `--llm` and `--encoder` measure real models, on
+a board for example.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import re
 import resource
 import sys
 from pathlib import Path
 
+from hobot_llamacpp_py import catalogue
 from hobot_llamacpp_py.config import DecoderConfig, EncoderConfig
 from hobot_llamacpp_py.engine import FAMILIES, Engine, VlmError
 from hobot_llamacpp_py.engine.threads import MOST, usable_cores
-from hobot_llamacpp_py.tools.bars import Bar, print_verdicts
+from hobot_llamacpp_py.files import find_file
+from hobot_llamacpp_py.tools.bars import Bar, print_ratios, print_verdicts
 from hobot_llamacpp_py.tools.bench_compare import check_comparable, print_comparison
 from hobot_llamacpp_py.tools.bench_engine import Bench, NotingDecoder, StandInEncoder
 from hobot_llamacpp_py.tools.bench_model import write_model
-from hobot_llamacpp_py.tools.bench_plot import check_can_draw, plot
+from hobot_llamacpp_py.tools.bench_plot import SUFFIXES, check_can_draw, plot
 from hobot_llamacpp_py.tools.bench_results import (
     ENGINE,
     THREADS,
@@ -28,15 +30,23 @@ from hobot_llamacpp_py.tools.bench_results import (
     check_folder,
     facts_of_model,
     figure,
+    in_digits,
 )
 from hobot_llamacpp_py.tools.bench_structured import structured
 from hobot_llamacpp_py.tools.bench_sweep import MOST_TRIED, print_sweep, sweep
 from hobot_llamacpp_py.tools.bench_threads import SECONDS
+from hobot_llamacpp_py.tools.command_line import (
+    EXIT_STATUS,
+    Parser,
+    count,
+    find_decoder,
+    find_edition,
+    positive,
+)
 from hobot_llamacpp_py.vision.encoder import VisionEncoder
 from hobot_llamacpp_py.vision.open import open_encoder
 
 __all__ = ['main']
-
 
 BARS = {
     'follow-up, no encoder': Bar(
@@ -85,60 +95,60 @@ BARS = {
 # Published for InternVL2.5-1B on the X5: encoder ms, prefill ms a token.
 X5_ENCODER_MS, X5_PREFILL_MS = 2456.0, 7.7
 STAND_IN = {'encoder': 'stand-in, which only takes its time'}
+# The options that tell what to measure, and how.
+MEASURING = (
+    *('llm', 'encoder', 'model_type', 'threads', 'n_ctx', 'rounds', 'tokens', 'sweep', 'seconds'),
+)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the benchmark, or look at what it found before; exit with 1 if that is not good."""
+    """Run the benchmark, or look at what it found before; exit with 1 if that is not good.
+
+    Wrong options: 2.
+    """
     options = _parse(arguments)
     try:
         is_fine = _run(options)
     except VlmError as error:
         print(f'error: {error}', file=sys.stderr)
-        sys.exit(2)
+        sys.exit(1)
     sys.exit(not is_fine)
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog='bench',
-        description=(__doc__ or '').split('\n')[0],
-        epilog='Exit status: 0 if all is well; 1 if a ratio misses its bar, with --compare if'
-        ' something got worse; 2 if nothing could be measured, read or compared.',
-    )
+    parser = Parser(prog='bench', description=(__doc__ or '').split('\n')[0], epilog=EXIT_STATUS)
     add = parser.add_argument
-    add('--llm', type=Path, help='a GGUF decoder in place of the stand-in')
-    add('--encoder', type=Path, help='its vision encoder (--sweep needs none)')
-    add('--model-type', type=int, default=0, choices=FAMILIES)
+    add('--llm', metavar='MODEL', help='a GGUF decoder, or a name of `models list`; no bars then')
+    add('--encoder', metavar='FILE', help='the vision encoder of a decoder that is a file')
+    add('--model-type', type=int, choices=FAMILIES, help='0; of a named model: its own')
     most = min(MOST, usable_cores())
-    add('--threads', type=_count, default=most, help='%(default)s here; of --sweep the most')
-    add('--n-ctx', type=_count, default=2048, help='size of the context: %(default)s')
-    add('--rounds', type=_count, default=5, help='measurements of each: %(default)s')
-    add('--tokens', type=_count, default=96, help='of an answer: %(default)s')
+    add('--threads', type=count, default=most, help='%(default)s here; of --sweep the most')
+    add('--n-ctx', type=count, default=2048, help='size of the context: %(default)s')
+    add('--rounds', type=count, default=5, help='measurements of each: %(default)s')
+    add('--tokens', type=count, default=96, help='of an answer: %(default)s')
     add('--sweep', action='store_true', help='find the number of threads to set, nothing else')
-    add('--seconds', type=_positive, default=SECONDS, help='of a --sweep measurement: %(default)s')
+    add('--seconds', type=positive, default=SECONDS, help='of a --sweep measurement: %(default)s')
     add('--json', type=Path, metavar='FILE', help='write the results to this file, too')
     add('--from', type=Path, dest='source', metavar='FILE', help='read such, measure nothing')
     add('--compare', type=Path, metavar='FILE', help='hold the results against earlier ones')
     limit = 'how much worse a figure may get, as a share: %(default)s'
-    add('--tolerance', type=_positive, default=0.05, help=limit)
-    add('--plot', type=Path, metavar='FILE', help='draw the results as PNG, with matplotlib')
-    return parser.parse_args(arguments)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'{text!r} is no number from 1 on')
-    return int(text)
-
-
-def _positive(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f'{text!r} is no number above 0')
-    return number
+    add('--tolerance', type=positive, default=0.05, help=limit)
+    kinds = ', '.join(SUFFIXES)
+    add('--plot', type=Path, metavar='FILE', help=f'draw the results, with matplotlib: {kinds}')
+    options = parser.parse_args(arguments)
+    if options.source:
+        for name in MEASURING:
+            if getattr(options, name) != parser.get_default(name):
+                parser.error(f'--from measures nothing: leave --{name.replace("_", "-")} out')
+    has_both = bool(options.llm) == bool(options.encoder)
+    # A model of the catalogue brings its own encoder.
+    if not (has_both or options.sweep or catalogue.is_name(options.llm or '')):
+        parser.error('--llm and --encoder go together')
+    if options.plot and options.plot.suffix.lower() not in SUFFIXES:
+        parser.error(f'--plot draws {kinds}, and not {options.plot}')
+    if options.plot and options.sweep:
+        parser.error('--plot draws what is measured without --sweep')
+    return options
 
 
 def _run(options: argparse.Namespace) -> bool:
@@ -148,6 +158,8 @@ def _run(options: argparse.Namespace) -> bool:
         check_folder(path)
     earlier = Results.read(options.compare) if options.compare else None
     results = Results.read(options.source) if options.source else _begin(options)
+    if results.kind not in (ENGINE, THREADS):
+        raise VlmError(f'{options.source} is of another benchmark, of kind {results.kind!r}')
     if earlier:
         check_comparable(earlier, options.compare, results)
     if options.plot:
@@ -160,22 +172,37 @@ def _run(options: argparse.Namespace) -> bool:
     if options.plot:
         plot(results, options.plot)
     if earlier:
-        return print_comparison(earlier, options.compare, results, BARS, options.tolerance)
+        is_fine &= print_comparison(earlier, options.compare, results, BARS, options.tolerance)
     return is_fine
 
 
 def _begin(options: argparse.Namespace) -> Results:
-    """Return results without figures: what is going to be measured."""
-    if not options.sweep and (options.llm is None) != (options.encoder is None):
-        raise VlmError('--llm and --encoder go together')
-    options.llm = options.llm or write_model()
+    """Return results without figures: what is going to be measured; find the models."""
+    _find_models(options)
     model = facts_of_model('decoder', options.llm)
-    threads = min(options.threads, usable_cores())
+    threads = min(options.threads, cores := usable_cores())
+    if options.threads > cores:
+        print(f'--threads {options.threads}: there are {cores} cores, so {cores}', file=sys.stderr)
     if options.sweep:
         return Results(THREADS, options.rounds, model, {MOST_TRIED: threads})
     model |= facts_of_model('encoder', options.encoder) if options.encoder else STAND_IN
     settings = {'threads': threads, 'n_ctx': options.n_ctx, 'tokens': options.tokens}
     return Results(ENGINE, options.rounds, model, settings)
+
+
+def _find_models(options: argparse.Namespace) -> None:
+    """Put paths in the place of names; without names, that of the stand-in."""
+    if not options.llm:
+        options.llm = write_model()
+        return
+    edition = find_edition(options.llm)
+    if edition and options.model_type is None:
+        options.model_type = catalogue.find(options.llm).model_type
+    options.llm = find_decoder(options.llm)
+    if options.encoder:
+        options.encoder = find_file('--encoder', options.encoder)
+    elif edition and (paths := edition.paths()):
+        options.encoder = paths[0]
 
 
 def _measure(results: Results, options: argparse.Namespace) -> None:
@@ -184,7 +211,7 @@ def _measure(results: Results, options: argparse.Namespace) -> None:
         sweep(results, options.llm, options.seconds)
         return
     n_threads = results.settings['threads']
-    family = FAMILIES[options.model_type]
+    family = FAMILIES[options.model_type or 0]
     encoder: VisionEncoder
     decoder = NotingDecoder(options.llm, DecoderConfig(options.n_ctx, n_threads=n_threads))
     if options.encoder:
@@ -222,14 +249,23 @@ def _peak_memory_kib() -> float:
 
 
 def _show(results: Results) -> bool:
-    """Print the results; tell whether all ratios reach their bars."""
+    """Print the results; tell whether all ratios that have bars reach them."""
     if results.kind == THREADS:
         print_sweep(results)
         return True
     _print_table(results)
-    is_fine = print_verdicts(BARS, {name: item.value for name, item in results.ratios.items()})
+    ratios, is_fine = {name: item.value for name, item in results.ratios.items()}, True
+    if _is_stand_in(results):
+        is_fine = print_verdicts(BARS, ratios)
+    else:
+        print_ratios(BARS, ratios)
     _print_explanations(results)
     return is_fine
+
+
+def _is_stand_in(results: Results) -> bool:
+    """Tell whether they are of what the benchmark brings itself, which the bars are for."""
+    return bool(results.model['encoder'] == STAND_IN['encoder'])
 
 
 def _print_table(results: Results) -> None:
@@ -237,7 +273,7 @@ def _print_table(results: Results) -> None:
     columns = ['image encoder ms', 'prefill ms/token', 'eval ms/token', 'cold ms', 'follow-up ms']
     columns += ['prepared ms', 'C++ order ms', 'peak memory MB', 'tokens reused']
     print(f'| {" | ".join(columns)} |\n|{"---|" * len(columns)}')
-    print(f'| {" | ".join(f"{results.value(name):.1f}" for name in columns)} |')
+    print(f'| {" | ".join(in_digits(results.value(name)) for name in columns)} |')
     print(
         '\nMilliseconds from a question to its first token: cold, the first one about a picture;'
         ' follow-up, the next;\nprepared, with pre_infer; C++ order, with a context made and the'
@@ -250,8 +286,7 @@ def _print_explanations(results: Results) -> None:
         f'\nOf the {results.value("structured, tokens"):.0f} tokens of the answer in JSON'
         f' {results.value("structured, forced"):.0f} are forced.'
     )
-    if results.model['encoder'] != STAND_IN['encoder']:
-        print('\nThe bars are for the model and the stand-in that the benchmark brings itself.')
+    if not _is_stand_in(results):
         return
     n_prompt = results.value('tokens reused') + results.value('follow-up tokens')
     before = X5_ENCODER_MS + X5_PREFILL_MS * n_prompt

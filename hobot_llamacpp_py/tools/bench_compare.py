@@ -8,12 +8,11 @@ from typing import Any
 
 from hobot_llamacpp_py.errors import VlmError
 from hobot_llamacpp_py.tools.bars import Bar
-from hobot_llamacpp_py.tools.bench_results import PART, Figure, Results
+from hobot_llamacpp_py.tools.bench_results import FEW, PART, Figure, Results
 
 __all__ = ['check_comparable', 'print_comparison']
 
 LOWER_IS_BETTER, HIGHER_IS_BETTER = (' ms', 'ms/token', ' MB'), ('tokens/s',)
-FEW = 3  # rounds, below which there is no range to speak of
 
 
 def check_comparable(old: Results, path: Path, new: Results) -> None:
@@ -48,8 +47,9 @@ def print_comparison(
     print(f'\nCompared with {path} of {old.date}:')
     for name, pair in _differences(old.versions, new.versions).items():
         print(f'{name} was {pair[0]}, is {pair[1]}')
-    if min(old.rounds, new.rounds) < FEW:
-        print(f'With fewer than {FEW} rounds nobody can tell what is noise.')
+    is_telling = min(old.rounds, new.rounds) >= FEW
+    if not is_telling:
+        print(f'With fewer than {FEW} rounds nobody can tell what is noise: no verdicts.')
     print('\n| figure | old | new | new / old | noise | |\n|---|---|---|---|---|---|')
     is_fine, before = True, old.ratios | old.figures
     for name, now in (new.ratios | new.figures).items():
@@ -59,16 +59,17 @@ def print_comparison(
         if signs is None and now.value == then.value:
             continue  # a count, as it was
         ratio = now.value / then.value
-        verdict = _verdict(then, now, signs, tolerance)
+        verdict = _verdict(then, now, signs, tolerance) if is_telling else ''
         is_fine &= verdict != 'WORSE'
-        noise = max(_noise(then), _noise(now))
+        noise = max(then.noise, now.noise)
         print(
             f'| {name} | {then.value:.4g} | {now.value:.4g} | {ratio:.3f} |'
             f' {100 * noise:.0f} % | {verdict} |'
         )
     print(
-        '\nbetter, worse: both ranges of repetitions (without the tenth at either end) lie apart;'
-        f'\nWORSE: by more than {100 * tolerance:g} %, too. noise: the wider range, as a share.'
+        '\nbetter, worse: both ranges of repetitions (without the tenth at either end) lie apart,'
+        '\nand the change exceeds the noise, which is the wider range, as a share;'
+        f' WORSE: and {100 * tolerance:g} %, too.'
     )
     return is_fine
 
@@ -85,19 +86,16 @@ def _signs(name: str, bars: Mapping[str, Bar]) -> bool | None:
 def _verdict(old: Figure, new: Figure, more_is_better: bool | None, tolerance: float) -> str:
     if more_is_better is None:
         return 'differs'
-    if new.low <= old.high and old.low <= new.high:
+    if old.overlaps(new):
         return ''
     loss = old.value / new.value if more_is_better else new.value / old.value
-    if _noise(old) == _noise(new) == 0 and 1 / (1 + tolerance) <= loss <= 1 + tolerance:
+    if old.noise == new.noise == 0 and 1 / (1 + tolerance) <= loss <= 1 + tolerance:
         return ''  # measured once only, which tells no noise
+    if loss and max(loss, 1 / loss) - 1 <= max(old.noise, new.noise):
+        return ''
     if loss < 1:
         return 'better'
     return 'WORSE' if loss > 1 + tolerance else 'worse'
-
-
-def _noise(found: Figure) -> float:
-    """Return how far repetitions lie from a figure, as a share of it."""
-    return max(found.high - found.value, found.value - found.low) / (found.value or 1)
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

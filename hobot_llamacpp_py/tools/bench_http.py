@@ -6,14 +6,12 @@ import argparse
 import http.client
 import itertools
 import json
-import os
-import signal
-import statistics
+import select
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,10 +23,19 @@ from hobot_llamacpp_py.config import ChatConfig, DecoderConfig, SamplingConfig
 from hobot_llamacpp_py.engine import CancelToken, Chat, Engine, Vlm
 from hobot_llamacpp_py.engine.decoder import Decoder
 from hobot_llamacpp_py.engine.inbox import Look
+from hobot_llamacpp_py.engine.threads import usable_cores
 from hobot_llamacpp_py.errors import VlmError
 from hobot_llamacpp_py.tools.bars import Bar, print_verdicts
 from hobot_llamacpp_py.tools.bench_engine import StandInEncoder
 from hobot_llamacpp_py.tools.bench_model import write_model
+from hobot_llamacpp_py.tools.bench_results import (
+    Figure,
+    Results,
+    check_folder,
+    facts_of_model,
+    figure,
+)
+from hobot_llamacpp_py.tools.command_line import EXIT_STATUS, Parser, count, find_decoder
 from hobot_llamacpp_py.web.chat_request import ChatRequest
 from hobot_llamacpp_py.web.completion import Completion, Done, Event, Failed, Piece
 from hobot_llamacpp_py.web.conversations import Conversations
@@ -54,13 +61,18 @@ BARS = {
         ' one, both through HTTP and without the encoder',
     ),
 }
+KIND = 'http'  # of results
+NO_TOKEN = 'an answer without a token measures nothing'
 N_FRAMES, HEIGHT, WIDTH = 16, 720, 1280
-N_TOKENS = 64
+# Short pieces in turn: the machine's speed wanders. A piece takes long enough for two frames.
+N_TOKENS = 20
+PIECES, PAIRS, CONVERSATIONS = 8, 4, 2  # of a round
+FRAME_PERIOD, FIGURES_EVERY = 0.2, 5  # of the page: seconds, and frames
 GREEDY = SamplingConfig(temperature=0)
 QUESTION: list[dict[str, Any]] = [{'role': 'user', 'content': 'Why?!'}]
 
 
-# -- clients: each is a process of its own, this file with a word --------------------------------
+# -- clients: each is a process of its own, this file with a role --------------------------------
 
 
 def _ask(port: int, messages: Sequence[dict[str, Any]]) -> tuple[float, str]:
@@ -80,14 +92,15 @@ def _ask(port: int, messages: Sequence[dict[str, Any]]) -> tuple[float, str]:
                 first = time.perf_counter() - started
             text += piece or ''
     connection.close()
+    if not first:
+        raise VlmError(NO_TOKEN)
     return first, text
 
 
-def _visitor(port: int) -> None:
-    """Converse about one frame after the other; print seconds to each first token, as JSON."""
+def _visitor() -> None:
+    """Converse about a new frame for each line with a port; print seconds to the first tokens."""
     for line in sys.stdin:
-        rows = [_conversation(port) for _ in range(int(line))]
-        print(json.dumps(rows), flush=True)
+        print(json.dumps(_conversation(int(line))), flush=True)
 
 
 def _conversation(port: int) -> dict[str, float]:
@@ -100,30 +113,55 @@ def _conversation(port: int) -> dict[str, float]:
     return {'first': seconds, 'follow-up': _ask(port, messages)[0]}
 
 
-def _page(port: int) -> None:
-    """Ask for what an open page asks for, until we are killed."""
-    connection = http.client.HTTPConnection('127.0.0.1', port)
+def _page() -> None:
+    """Ask for what an open page asks for, at the port of the last line; 0 closes the page."""
+    connection: http.client.HTTPConnection | None = None
     for n in itertools.count():
-        started = time.monotonic()
-        for path in ['/frame', *(['/figures'] if n % 5 == 0 else [])]:
-            connection.request('GET', path)
-            connection.getresponse().read()
-        time.sleep(max(0.0, 0.2 + started - time.monotonic()))
+        due = time.monotonic() + FRAME_PERIOD
+        if connection:
+            for path in ('/frame', *(['/figures'] if n % FIGURES_EVERY == 0 else [])):
+                connection.request('GET', path)
+                connection.getresponse().read()
+        wait = max(0.0, due - time.monotonic()) if connection else None
+        if select.select([sys.stdin], [], [], wait)[0]:
+            if not (line := sys.stdin.readline()):
+                return
+            if connection:
+                connection.close()
+            port = int(line)
+            connection = http.client.HTTPConnection('127.0.0.1', port) if port else None
+            print('done', flush=True)
 
 
-_ROLES: dict[str, Callable[[int], None]] = {'visitor': _visitor, 'page': _page}
+_ROLES = {'visitor': _visitor, 'page': _page}
 
 
-@contextmanager
-def _role(name: str, port: int) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, '-m', 'hobot_llamacpp_py.tools.bench_http', '--role', name]
-    with subprocess.Popen(
-        [*command, str(port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+class _Client:
+    """A client in a process of its own, which does what a line with a port says."""
+
+    def __init__(self, role: str) -> None:
+        command = [sys.executable, '-m', 'hobot_llamacpp_py.tools.bench_http', '--role', role]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __enter__(self) -> _Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def tell(self, port: int) -> str:
+        """Tell it a port; return its line, once that is done."""
+        assert self._process.stdin and self._process.stdout
         try:
-            yield process
-        finally:
-            process.kill()
+            print(port, file=self._process.stdin, flush=True)
+        except BrokenPipeError:
+            raise VlmError('a process of the benchmark has ended') from None
+        if line := self._process.stdout.readline():
+            return line
+        raise VlmError('a process of the benchmark has ended')
 
 
 # -- what is measured ----------------------------------------------------------------------------
@@ -145,36 +183,45 @@ class _Camera:
 
 
 class _Loop:
-    """A task that decodes so many tokens; `seconds` a token afterwards."""
+    """A task that decodes so many tokens; `seconds` a token afterwards, or the error."""
 
     def __init__(self) -> None:
         self.cancel, self.done, self.seconds = CancelToken(), threading.Event(), 0.0
+        self.error: Exception | None = None
 
     def run(self, engine: Vlm, look: Look) -> None:
         """Decode."""
-        config = ChatConfig(max_tokens=N_TOKENS, sampling=GREEDY, speculative=False)
-        answer = Chat(engine, config).ask('Why?!')
-        for _ in answer:
-            pass
-        self.seconds = answer.stats.decode_s / max(1, answer.stats.decoded)
-        self.done.set()
+        try:
+            config = ChatConfig(max_tokens=N_TOKENS, sampling=GREEDY, speculative=False)
+            answer = Chat(engine, config).ask('Why?!')
+            for _ in answer:
+                pass
+            self.seconds = answer.stats.decode_s / max(1, answer.stats.decoded)
+        except Exception as error:  # raised again where it is waited for
+            self.error = error
+        finally:
+            self.done.set()
 
 
 def _token_seconds(backend: EngineThread) -> float:
     loop = _Loop()
     backend.put(loop)
     loop.done.wait()
+    if loop.error:
+        raise loop.error
     return loop.seconds
 
 
 def _direct(backend: EngineThread, conversations: Conversations) -> float:
     """Ask the same without HTTP; return seconds to the first piece of the answer."""
     body = {'messages': QUESTION, 'temperature': 0, 'max_tokens': 4}
-    ended, first = threading.Event(), list[float]()
+    ended, first, errors = threading.Event(), list[float](), list[str]()
 
     def tell(event: Event) -> None:
         if isinstance(event, Piece) and not first:
             first.append(time.perf_counter())
+        if isinstance(event, Failed):
+            errors.append(event.message)
         if isinstance(event, (Done, Failed)):
             ended.set()
 
@@ -182,78 +229,99 @@ def _direct(backend: EngineThread, conversations: Conversations) -> float:
     request = ChatRequest.of(body)
     backend.put(Completion(request, backend.defaults(), {}, conversations, tell))
     ended.wait()
+    if not first:
+        raise VlmError(errors[0] if errors else NO_TOKEN)
     return first[0] - started
 
 
-def _costs(backend: EngineThread, rounds: int) -> dict[str, float]:
-    """Measure the token loop without a server, with one, and with an open page."""
-    on, opened = [], []
-    for _ in range(rounds + 1):
-        bare = _token_seconds(backend)
-        server = Server(backend, '127.0.0.1', 0)
-        server.start()
-        with _role('page', server.port) as page:
-            page.send_signal(signal.SIGSTOP)  # not yet
-            on.append(bare / _token_seconds(backend))
-            page.send_signal(signal.SIGCONT)
-            time.sleep(0.5)
-            opened.append(bare / _token_seconds(backend))
-        server.stop()
-    return {'server on': statistics.median(on[1:]), 'page open': statistics.median(opened[1:])}
-
-
-def _first_tokens(backend: EngineThread, rounds: int) -> dict[str, float]:
-    """Measure first tokens through HTTP, and without it."""
-    server, conversations = Server(backend, '127.0.0.1', 0), Conversations()
+@contextmanager
+def _serving(backend: EngineThread) -> Iterator[int]:
+    """Start a server, wait until it answers; give its port."""
+    server = Server(backend, '127.0.0.1', 0)
     server.start()
-    added, ratios = [], []
-    with _role('visitor', server.port) as visitor:
-        assert visitor.stdin and visitor.stdout
-        for _ in range(rounds + 1):
-            print(1, file=visitor.stdin, flush=True)
-            (row,) = json.loads(visitor.stdout.readline())
+    try:
+        connection = http.client.HTTPConnection('127.0.0.1', server.port)
+        connection.request('GET', '/figures')
+        connection.getresponse().read()
+        connection.close()
+        yield server.port
+    finally:
+        server.stop()
+
+
+def _costs(backend: EngineThread, rounds: int) -> dict[str, Figure]:
+    """Measure the token loop without a server, with one, and with an open page, in turn."""
+    on, opened = [], []
+    with _Client('page') as page:
+        for _ in range(PIECES * rounds + 1):
+            bare = _token_seconds(backend)
+            with _serving(backend) as port:
+                on.append(bare / _token_seconds(backend))
+                page.tell(port)
+                opened.append(bare / _token_seconds(backend))
+                page.tell(0)
+    return {'server on': figure(on[1:]), 'page open': figure(opened[1:])}
+
+
+def _first_tokens(backend: EngineThread, rounds: int) -> dict[str, Figure]:
+    """Measure first tokens through HTTP, and without it, in turn."""
+    conversations, added, ratios = Conversations(), [], []
+    with _serving(backend) as port, _Client('visitor') as visitor:
+        for _ in range(CONVERSATIONS * rounds + 1):
+            row = json.loads(visitor.tell(port))
             ratios.append(row['follow-up'] / row['first'])
-            # Both find all but a token in the KV cache.
-            _ask(server.port, QUESTION)
-            through = [_ask(server.port, QUESTION)[0] for _ in range(3)]
-            direct = [_direct(backend, conversations) for _ in range(3)]
-            added.append(1e3 * (min(through) - min(direct)))
-    server.stop()
-    return {
-        'HTTP ms': statistics.median(added[1:]),
-        'HTTP follow-up': statistics.median(ratios[1:]),
-    }
+        # All but the very first find all but a token in the KV cache.
+        for _ in range(PAIRS * rounds + 1):
+            through = _ask(port, QUESTION)[0]
+            added.append(1e3 * (through - _direct(backend, conversations)))
+    return {'HTTP ms': figure(added[1:]), 'HTTP follow-up': figure(ratios[1:])}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the benchmark; exit with 1 if a ratio misses its bar."""
-    parser = argparse.ArgumentParser(prog='bench_http', description=(__doc__ or '').strip())
-    cores = len(os.sched_getaffinity(0))
+    """Run the benchmark; exit with 1 if that fails or a ratio misses its bar."""
+    parser = Parser(prog='bench_http', description=(__doc__ or '').strip(), epilog=EXIT_STATUS)
+    cores = usable_cores()
     n = max(1, min(8, cores - 1))
-    parser.add_argument('--threads', type=int, default=n, help='%(default)s here: one less')
-    parser.add_argument('--rounds', type=int, default=5, help='measurements of each: %(default)s')
-    parser.add_argument('--llm', type=Path, help='a GGUF decoder in place of the stand-in')
-    parser.add_argument('--role', nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument('--threads', type=count, default=n, help='%(default)s here: one less')
+    parser.add_argument('--rounds', type=count, default=5, help='measurements: %(default)s')
+    help_llm = 'a GGUF decoder in place of the stand-in'
+    parser.add_argument('--llm', metavar='MODEL', help=help_llm)
+    help_json = 'write the results to this file, too'
+    parser.add_argument('--json', type=Path, metavar='FILE', help=help_json)
+    parser.add_argument('--role', choices=_ROLES, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.role:
-        _ROLES[options.role[0]](int(options.role[1]))
+        _ROLES[options.role]()
         return
-    figures: dict[str, float] = {}
     try:
-        config = DecoderConfig(n_ctx=1024, n_threads=options.threads)
-        decoder = Decoder(options.llm or write_model(), config)
-        engine = Engine(decoder, StandInEncoder(decoder.n_embd))
-        backend = EngineThread(lambda: engine, 'bench', ChatConfig(), 8, print, _Camera())
-        backend.start()
-        print('measuring: the token loop beside the server ...', file=sys.stderr, flush=True)
-        figures |= _costs(backend, options.rounds)
-        print('measuring: first tokens ...', file=sys.stderr, flush=True)
-        figures |= _first_tokens(backend, options.rounds)
-        backend.close(60)
+        if options.json:
+            check_folder(options.json)
+        results = _measure(options)
+        if options.json:
+            results.write(options.json)
     except VlmError as error:
         print(f'error: {error}', file=sys.stderr)
-        sys.exit(2)
-    sys.exit(not print_verdicts(BARS, figures))
+        sys.exit(1)
+    ratios = {name: item.value for name, item in results.ratios.items()}
+    sys.exit(not print_verdicts(BARS, ratios))
+
+
+def _measure(options: argparse.Namespace) -> Results:
+    llm = find_decoder(options.llm) if options.llm else write_model()
+    settings = {'threads': options.threads, 'tokens': N_TOKENS}
+    results = Results(KIND, options.rounds, facts_of_model('decoder', llm), settings)
+    decoder = Decoder(llm, DecoderConfig(n_ctx=1024, n_threads=options.threads))
+    engine = Engine(decoder, StandInEncoder(decoder.n_embd))
+    backend = EngineThread(lambda: engine, 'bench', ChatConfig(), 8, print, _Camera())
+    backend.start()
+    try:
+        print('measuring: the token loop beside the server ...', file=sys.stderr, flush=True)
+        results.ratios |= _costs(backend, options.rounds)
+        print('measuring: first tokens ...', file=sys.stderr, flush=True)
+        results.ratios |= _first_tokens(backend, options.rounds)
+    finally:
+        backend.close(60)
+    return results
 
 
 if __name__ == '__main__':

@@ -33,6 +33,13 @@ from hobot_llamacpp_py.ros.worker import Worker
 from hobot_llamacpp_py.tools.bars import Bar, print_verdicts
 from hobot_llamacpp_py.tools.bench_engine import StandInEncoder
 from hobot_llamacpp_py.tools.bench_model import write_model
+from hobot_llamacpp_py.tools.command_line import (
+    EXIT_STATUS,
+    Parser,
+    count,
+    find_decoder,
+    positive,
+)
 
 __all__ = ['main']
 
@@ -277,13 +284,13 @@ def _continuous(llm: Path, n_threads: int, n_answers: int) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the benchmark; exit with 1 if a ratio misses its bar."""
-    parser = argparse.ArgumentParser(prog='bench_node', description=(__doc__ or '').strip())
+    """Run the benchmark; exit with 1 if that fails or a ratio misses its bar."""
+    parser = Parser(prog='bench_node', description=(__doc__ or '').strip(), epilog=EXIT_STATUS)
     cores = len(os.sched_getaffinity(0))
-    parser.add_argument('--threads', type=int, default=min(8, cores), help='%(default)s here')
-    parser.add_argument('--answers', type=int, default=8, help='of continuous: %(default)s')
-    parser.add_argument('--seconds', type=float, default=7.0, help='with a camera: %(default)s')
-    parser.add_argument('--llm', type=Path, help='a GGUF decoder in place of the stand-in')
+    parser.add_argument('--threads', type=count, default=min(8, cores), help='%(default)s here')
+    parser.add_argument('--answers', type=count, default=8, help='of continuous: %(default)s')
+    parser.add_argument('--seconds', type=positive, default=7.0, help='with a camera: %(default)s')
+    parser.add_argument('--llm', metavar='MODEL', help='a GGUF decoder in place of the stand-in')
     parser.add_argument('--role', nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.role:
@@ -295,6 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault('ROS_DOMAIN_ID', str(os.getpid() % 100 + 1))
     figures: dict[str, float] = {}
     try:
+        llm = find_decoder(options.llm) if options.llm else write_model()
         for kind in _TOPICS:
             try:
                 _message_type(kind)
@@ -304,10 +312,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f'measuring: a camera with {kind} ...', file=sys.stderr, flush=True)
             figures |= _with_camera(kind, options.seconds)
         print('measuring: continuous ...', file=sys.stderr, flush=True)
-        figures |= _continuous(options.llm or write_model(), options.threads, options.answers)
+        figures |= _continuous(llm, options.threads, options.answers)
     except VlmError as error:
         print(f'error: {error}', file=sys.stderr)
-        sys.exit(2)
+        sys.exit(1)
     print(f'An answer of continuous takes {figures.pop("answer s"):.2f} s here.\n')
     sys.exit(not print_verdicts(BARS, figures))
 

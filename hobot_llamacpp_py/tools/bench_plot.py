@@ -9,8 +9,9 @@ from hobot_llamacpp_py.errors import VlmError
 from hobot_llamacpp_py.tools.bench_engine import FILL, PARTS, WAYS
 from hobot_llamacpp_py.tools.bench_results import ENGINE, PART, Results
 
-__all__ = ['check_can_draw', 'draw', 'plot']
+__all__ = ['SUFFIXES', 'check_can_draw', 'draw', 'plot']
 
+SUFFIXES = ('.png', '.svg', '.pdf')  # of files that can be drawn
 WIDTH, HEIGHT, DPI = 9.0, 7.6, 100  # inches: 900 x 760 pixels
 # The palette of Okabe and Ito, which colour-blind people can tell apart; and what is read on it.
 COLOURS = ('#999999', '#0072B2', '#E69F00', '#009E73', '#CC79A7')
@@ -37,20 +38,20 @@ def check_can_draw(results: Results) -> None:
 
 
 def plot(results: Results, path: Path) -> None:
-    """Draw the results into a PNG file.
+    """Draw the results into a file of the kind that its suffix names.
 
     Raises:
         VlmError: the file cannot be written.
     """
     try:
-        draw(results).savefig(path, format='png')
+        draw(results).savefig(path, format=path.suffix[1:].lower())
     except OSError as error:
         raise VlmError(f'{path}: {error.strerror}') from None
 
 
 def draw(results: Results) -> Any:
     """Return the results as a matplotlib Figure, first token above, filling below."""
-    # Without pyplot it needs no screen: Agg writes the PNG.
+    # Without pyplot it needs no screen.
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import re
@@ -25,6 +24,7 @@ from hobot_llamacpp_py.engine import Chat
 from hobot_llamacpp_py.errors import VlmError
 from hobot_llamacpp_py.folders import share_directory
 from hobot_llamacpp_py.remote.engine import RemoteEngine
+from hobot_llamacpp_py.tools.command_line import Parser
 from hobot_llamacpp_py.vision.image_file import read_image
 
 __all__ = ['main']
@@ -37,10 +37,11 @@ STARTS = 3
 
 def main(arguments: list[str] | None = None) -> None:
     """Print both tables; exit with 1 if that cannot be measured."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog='bench_remote',
         description=__doc__,
-        epilog='The server is `serve` with the built-in model, on this machine.',
+        epilog='The server is `serve` with the built-in model, on this machine. Exit status: 0;'
+        ' 1 if it could not be done; 2 for wrong options.',
     )
     parser.add_argument(
         'picture', nargs='?', help='of your camera; else one as detailed as photographs are'

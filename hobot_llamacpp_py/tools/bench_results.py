@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import statistics
@@ -22,6 +23,7 @@ from hobot_llamacpp_py.folders import share_directory
 
 __all__ = [
     'ENGINE',
+    'FEW',
     'PART',
     'THREADS',
     'Figure',
@@ -29,9 +31,11 @@ __all__ = [
     'check_folder',
     'facts_of_model',
     'figure',
+    'in_digits',
 ]
 
 ENGINE, THREADS = 'engine', 'threads'  # kinds of results
+FEW = 3  # rounds, below which there is no range to speak of
 FORMAT = 1  # of the file; another one after a change that old files cannot be read with
 PART = ' ms: '  # between what is measured and its part, in the name of a figure
 PACKAGES = ('llama-cpp-python', 'llguidance', 'numpy', 'onnxruntime')
@@ -45,11 +49,26 @@ class Figure:
     low: float
     high: float
 
+    @property
+    def noise(self) -> float:
+        """How far repetitions lie from the value, as a share of it."""
+        return max(self.high - self.value, self.value - self.low) / (self.value or 1)
+
+    def overlaps(self, other: Figure) -> bool:
+        """Tell whether the two ranges have something in common, so that both may be the same."""
+        return self.low <= other.high and other.low <= self.high
+
 
 def figure(repetitions: Sequence[float]) -> Figure:
     """Return the (lower) median of repetitions, and their range."""
     low, high = np.quantile(repetitions, (0.1, 0.9))
     return Figure(statistics.median_low(repetitions), float(low), float(high))
+
+
+def in_digits(value: float) -> str:
+    """Return a number with three digits that count, or all of its whole ones."""
+    decimals = 2 - math.floor(math.log10(abs(value))) if value else 0
+    return f'{value:.{max(0, decimals)}f}'
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from hobot_llamacpp_py.engine.decoder import Decoder
 from hobot_llamacpp_py.engine.threads import usable_cores
 from hobot_llamacpp_py.tools.bars import Bar, print_verdicts
 from hobot_llamacpp_py.tools.bench_model import write_model
+from hobot_llamacpp_py.tools.command_line import EXIT_STATUS, Parser, count, find_decoder
 
 __all__ = ['SECONDS', 'Runner', 'main', 'neighbours']
 
@@ -182,17 +182,20 @@ def _neighbour(runner: Runner, n: int, seconds: float) -> tuple[float, float]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the benchmark; exit with 1 if a ratio misses its bar."""
-    parser = argparse.ArgumentParser(prog='bench_threads', description=(__doc__ or '').strip())
-    parser.add_argument('--llm', type=Path, help='a GGUF decoder in place of the stand-in')
-    parser.add_argument('--rounds', type=int, default=7, help='measurements of each: %(default)s')
+    """Run the benchmark; exit with 1 if that fails or a ratio misses its bar."""
+    parser = Parser(prog='bench_threads', description=(__doc__ or '').strip(), epilog=EXIT_STATUS)
+    parser.add_argument('--llm', metavar='MODEL', help='a GGUF decoder in place of the stand-in')
+    parser.add_argument(
+        '--rounds', type=count, default=7, help='measurements of each: %(default)s'
+    )
     options = parser.parse_args(arguments)
     ratios: dict[str, float] = {}
     try:
-        runner = Runner(options.llm or write_model(), min(8, usable_cores()))
+        llm = find_decoder(options.llm) if options.llm else write_model()
+        runner = Runner(llm, min(8, usable_cores()))
     except VlmError as error:
         print(f'error: {error}', file=sys.stderr)
-        sys.exit(2)
+        sys.exit(1)
     for name, n in (('nobody', 0), ('one', 1), ('all cores', usable_cores())):
         for kind, measure in (('decode', runner.decode), ('prefill', runner.prefill)):
             print(f'measuring: {kind}, busy neighbours: {name} ...', file=sys.stderr, flush=True)
