@@ -18,7 +18,7 @@ from hobot_llamacpp_py.ros.settings import (
     unknown_parameters,
 )
 from hobot_llamacpp_py.tools.doctor_case import NODE, Asked
-from hobot_llamacpp_py.web.server import INSTALL, bound, check_address, read_token
+from hobot_llamacpp_py.web.server import bound, check_address, read_token
 
 __all__ = ['check']
 
@@ -78,8 +78,8 @@ def _http(asked: Asked) -> Iterator[Result]:
     try:
         check_address(host, read_token(file) if file else '')
     except ServerError as error:
-        fact, install, _ = str(error).partition(f': {INSTALL}')
-        yield Result('failure', fact, INSTALL if install else _TOKEN)
+        fact, pip, packages = str(error).partition(': pip3 install ')
+        yield Result('failure', fact, f'pip3 install {packages}' if pip else _TOKEN)
     try:
         bound(host, 0).close()  # whether the port itself is free is another check
     except ServerError as error:
