@@ -17,7 +17,7 @@ from hobot_llamacpp_py.vision.backends import backend_of
 from hobot_llamacpp_py.vision.mmproj_header import mmproj_sizes
 from hobot_llamacpp_py.vision.open import open_encoder
 
-__all__ = ['Finding', 'check_edition', 'check_files']
+__all__ = ['Finding', 'check_edition', 'check_files', 'failure']
 
 BOARD_OF = {'bpu_x5': 'x5', 'bpu_s100': 's100'}
 """The board that an encoder backend needs."""
@@ -53,29 +53,41 @@ def check_edition(model: Model, edition: Edition, board: str) -> Iterator[Findin
             text = f'has changed since it was downloaded: delete it, then {edition.command}'
             yield Finding(str(path), False, text)
             return
-    yield from check_files([encoder, decoder], board, model.family)
+    yield from check_files([encoder, decoder], board, model.family, as_served=True)
+
+
+def failure(file: Path | str, error: ModelFileError) -> Finding:
+    """Return what an error says of a file, without the file's name before it."""
+    text = str(error)
+    start = len(str(file)) if text.startswith(str(file)) else 0
+    return Finding(str(file), False, text[start:].removeprefix(':').strip())
 
 
 def check_files(
-    paths: Iterable[Path], board: str, family: ModelFamily | None = None
+    paths: Iterable[Path],
+    board: str,
+    family: ModelFamily | None = None,
+    *,
+    as_served: bool = False,
 ) -> Iterator[Finding]:
     """Check files one by one, then what a decoder and an encoder have to have in common.
 
     Args:
         board: the one that they are to run on, 'pc' for one that is not here.
         family: what the files have to be of, None for any.
+        as_served: they are what the hub has, to download them again would not help.
     """
     decoders: dict[Path, _Decoder] = {}
     encoders = []
     for path in paths:
         try:
-            if _is_decoder(path):
+            if _is_decoder(path, as_served):
                 decoders[path] = decoder = _check_decoder(path, family)
                 yield Finding(str(path), True, _told(path, decoder))
             else:
                 encoders.append(path)
         except ModelFileError as error:
-            yield Finding(str(path), False, str(error).removeprefix(f'{path}: '))
+            yield failure(path, error)
     families = [family] if family else [f for d in decoders.values() for f in d.families]
     for path in encoders:
         try:
@@ -86,19 +98,25 @@ def check_files(
                         f'gives image tokens of width {width}, but {other.name} takes'
                         f' {decoder.width}: they belong to different models'
                     )
+            if width and decoders and not family and backend_of(path) != 'mmproj':
+                text += f'; fits in width; {path.suffix} files do not tell their model'
             yield Finding(str(path), True, text)
         except ModelFileError as error:
-            yield Finding(str(path), False, str(error).removeprefix(f'{path}: '))
+            yield failure(path, error)
 
 
-def _is_decoder(path: Path) -> bool:
-    if not path.is_file():
-        raise ModelFileError(f'{path}: no such file')
-    with path.open('rb') as file:
-        head = file.read(64)
+def _is_decoder(path: Path, as_served: bool) -> bool:
+    try:
+        with path.open('rb') as file:
+            head = file.read(64)
+    except OSError as error:
+        raise ModelFileError(f'{path} cannot be read: {error.strerror}') from None
     if head.startswith((b'version https://git-lfs', b'<!', b'<html')) or not head:
         what = 'an error page' if head.startswith(b'<') else 'a git-lfs pointer'
-        raise ModelFileError(f'{path} is {what if head else "empty"}: download it again')
+        mend = 'download it again'
+        if as_served:
+            mend = 'what the hub serves there is no model file, try another one (HF_ENDPOINT)'
+        raise ModelFileError(f'{path} is {what if head else "empty"}: {mend}')
     if path.suffix.lower() != '.gguf':
         return False
     return GgufHeader.read(path).metadata.get('general.architecture') != 'clip'
