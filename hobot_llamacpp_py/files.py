@@ -9,7 +9,7 @@ from hobot_llamacpp_py import catalogue
 from hobot_llamacpp_py.errors import ModelFileError, ParameterError
 from hobot_llamacpp_py.folders import search_folders
 
-__all__ = ['find_file', 'read_text']
+__all__ = ['find_file', 'read_text', 'text_of']
 
 
 def find_file(parameter: str, name: str) -> Path:
@@ -36,6 +36,17 @@ def find_file(parameter: str, name: str) -> Path:
     raise ModelFileError(
         f'{parameter}: no such file, tried {places}{catalogue.where_to_get(name)}'
     )
+
+
+def text_of(parameter: str, value: str) -> str:
+    """Return the text that a value is, or the content of the `.txt` file that it names.
+
+    Raises:
+        ModelFileError, ParameterError: as `read_text`.
+    """
+    if not value.endswith('.txt') or '\n' in value:
+        return value
+    return read_text(parameter, value)
 
 
 def read_text(parameter: str, name: str) -> str:

@@ -21,6 +21,7 @@ from rclpy.utilities import remove_ros_args
 
 from hobot_llamacpp_py.errors import VlmError
 from hobot_llamacpp_py.ros.node import STOP_TIMEOUT, LlamacppNode
+from hobot_llamacpp_py.ros.parameters import explained
 from hobot_llamacpp_py.ros.settings import BUILT_IN, COMMAND
 
 __all__ = ['run']
@@ -55,7 +56,8 @@ def run(args: list[str] | None = None) -> int:
     try:
         node = LlamacppNode(on_finished=exits.put)
     except (VlmError, NameValidationException, ParameterException) as error:
-        rclpy.logging.get_logger('llamacpp_node').fatal(' '.join(str(error).split()))
+        line = explained(error) if isinstance(error, VlmError) else str(error)
+        rclpy.logging.get_logger('llamacpp_node').fatal(' '.join(line.split()))
         rclpy.shutdown()
         return 1
     executor = SingleThreadedExecutor()

@@ -45,8 +45,8 @@ class Server:
             )
         if host not in LOOPBACK and not token:
             raise ServerError(
-                f'{host} is reached from other machines: the HTTP server needs a token there'
-                ' (http_token_file)'
+                f'{host} is reached from other machines: the HTTP server needs a token there',
+                setting='http_token',
             )
         self._socket = _bound(host, port)
         self.port: int = self._socket.getsockname()[1]
