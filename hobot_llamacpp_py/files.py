@@ -10,7 +10,7 @@ from hobot_llamacpp_py import catalogue
 from hobot_llamacpp_py.errors import ModelFileError, ParameterError
 from hobot_llamacpp_py.folders import search_folders
 
-__all__ = ['find_file', 'missing_files', 'read_text']
+__all__ = ['find_file', 'missing_files', 'read_text', 'text_of']
 
 
 def find_file(parameter: str, name: str) -> Path:
@@ -60,6 +60,17 @@ def _places(name: str) -> list[Path]:
 def _kind(name: str) -> str:
     is_folder = any(os.path.isdir(folder.absolute() / name) for folder in _places(name))
     return ' (a folder)' if is_folder else ''
+
+
+def text_of(parameter: str, value: str) -> str:
+    """Return the text that a value is, or the content of the `.txt` file that it names.
+
+    Raises:
+        ModelFileError, ParameterError: as `read_text`.
+    """
+    if not value.endswith('.txt') or '\n' in value:
+        return value
+    return read_text(parameter, value)
 
 
 def read_text(parameter: str, name: str) -> str:

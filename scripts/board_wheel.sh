@@ -10,20 +10,18 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/without_ros.sh
 . scripts/without_ros.sh
+exec 5>&1 1>&2 # standard output is for the wheel's path
+# shellcheck source=scripts/progress.sh
+. scripts/progress.sh
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/hobot_llamacpp_py/board_wheel
 newest=(GLIBC_2.35 GLIBCXX_3.4.30 CXXABI_1.3.13 GCC_12.0.0) # what Ubuntu 22.04 has
 tag=py3-none-manylinux_2_35_aarch64
 
-fail() {
-  printf 'error: %s\n' "$1" >&2
-  exit 1
-}
-
 if ! command -v aarch64-linux-gnu-g++ >/dev/null; then
   [[ $(id -u) == 0 ]] ||
     fail 'this machine lacks a cross compiler: sudo apt-get install g++-aarch64-linux-gnu'
-  apt-get update -qq >&2
-  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends g++-aarch64-linux-gnu >&2
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends g++-aarch64-linux-gnu
 fi
 
 # --- 1. What is wanted, and is it there?
@@ -45,26 +43,41 @@ key=$({
 } | sha256sum | cut -c 1-12)
 kept=$cache/$key
 
+work=$cache/build-$key log=$work/log # it stays when the build is interrupted
+
+pip() { "$work/venv/bin/python" -m pip "$@"; }
+
+make_venv() { "${PYTHON:-python3}" -m venv --clear "$work/venv"; }
+
+download_source() {
+  rm -rf "$work/download" "$work/unpacking"
+  mkdir -p "$work/unpacking"
+  pip download --no-deps --no-build-isolation --no-binary llama-cpp-python -d "$work/download" "$llama" &&
+    tar -xf "$work"/download/*.tar.gz -C "$work/unpacking" --strip-components=1 &&
+    mv "$work/unpacking" "$work/source"
+}
+
+compile() { # in a build folder that stays, so that ninja goes on where an interrupted build stopped
+  # In the environment, since pip has options for it from 23.1 on only.
+  SKBUILD_BUILD_DIR=$work/objects SKBUILD_WHEEL_TAGS=$tag SKBUILD_WHEEL_EXCLUDE=$left_out \
+    SKBUILD_CMAKE_DEFINE=$(IFS=';' && echo "${defined[*]}") PATH=$work/venv/bin:$PATH \
+    pip wheel -v --no-deps --no-build-isolation -w "$work/wheel" "$work/source"
+}
+
 build() {
-  local work=$cache/build log=$cache/build/log python=${PYTHON:-python3}
-  rm -rf "$work"
-  mkdir -p "$work/wheel"
-  "$python" -m venv "$work/venv" >"$log" 2>&1 ||
-    fail "$python cannot make virtual environments: sudo apt-get install python3-venv"
-  echo "$llama is compiled for the boards, once: about five minutes of one core (log: $log)" >&2
+  local other
+  for other in "$cache"/build*; do [[ $other == "$work" ]] || rm -rf "$other"; done
+  mkdir -p "$work"
+  export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_USER=0
   defined+=("CMAKE_PROJECT_INCLUDE=$PWD/${included[0]}" "CMAKE_PROJECT_llama_cpp_INCLUDE=$PWD/${included[1]}")
-  (
-    PATH=$work/venv/bin:$PATH
-    # In the environment, since pip has options for it from 23.1 on only.
-    export SKBUILD_WHEEL_TAGS=$tag SKBUILD_WHEEL_EXCLUDE=$left_out
-    SKBUILD_CMAKE_DEFINE=$(IFS=';' && echo "${defined[*]}")
-    export SKBUILD_CMAKE_DEFINE PIP_DISABLE_PIP_VERSION_CHECK=1
-    python -m pip install -r requirements/build.txt &&
-      python -m pip wheel -v --no-deps --no-build-isolation --no-binary llama-cpp-python -w "$work/wheel" "$llama"
-  ) >>"$log" 2>&1 || {
-    tail -20 "$log" >&2
-    fail "$llama cannot be compiled for the boards: the end of $log says why"
-  }
+  if ! pip --version >/dev/null 2>&1; then
+    make_venv >>"$log" 2>&1 ||
+      fail "${PYTHON:-python3} cannot make virtual environments: sudo apt-get install python3-venv"
+  fi
+  step 'Build tools' pip install -r requirements/build.txt
+  [[ -d $work/source ]] || step 'llama.cpp source' download_source
+  echo "$llama is compiled for the boards, once: about five minutes of one core."
+  step 'llama.cpp' compile
   check "$work/wheel"/*.whl "$work"
   mkdir -p "$kept"
   mv "$work/wheel"/*.whl "$kept"
@@ -90,4 +103,4 @@ flock 9
 [[ -e $kept ]] || build
 rm -f dist/llama_cpp_python-*_aarch64.whl
 cp "$kept"/*.whl dist
-echo "$PWD"/dist/llama_cpp_python-*_aarch64.whl
+echo "$PWD"/dist/llama_cpp_python-*_aarch64.whl >&5

@@ -7,15 +7,11 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/without_ros.sh
 . scripts/without_ros.sh
+# shellcheck source=scripts/progress.sh
+. scripts/progress.sh
 
 log=.venv/install.log
 build=$PWD/.venv/llama-build
-
-exec 4>&2 # errors go to the user, also from inside a step, whose output goes to the log
-fail() {
-  printf 'error: %s\n' "$1" >&4
-  exit 1
-}
 
 # --- 1. Nothing to do?
 
@@ -58,63 +54,7 @@ version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 "$python" -c 'import ensurepip, venv' 2>/dev/null ||
   fail "Python $version cannot make virtual environments: sudo apt-get install python$version-venv"
 
-# --- 3. Steps: the output goes to the log, one line of progress to the user
-
-reporter=
-trap '[[ -z $reporter ]] || kill "$reporter" 2>/dev/null || true' EXIT
-trap '[[ ! -t 1 ]] || echo >&4; fail "interrupted: run it again to go on from here"' INT TERM
-
-progress() { # progress NAME OFFSET: follow the log from OFFSET until killed
-  local start=$SECONDS last=$SECONDS seconds now line
-  exec 3<> <(:) # never readable: `read -t` sleeps without a child that would outlive us
-  while true; do
-    read -rt 1 -u 3 || true
-    # ninja counts [n/m]; elsewhere show what pip is at
-    now=$(tail -c "+$2" "$log" | tail -c 300000 |
-      grep -oE '^ *(\[[0-9]+/[0-9]+\]|Collecting [^ ]+|Installing .*packages)' | tail -n 1) || true
-    seconds=$((SECONDS - start))
-    printf -v line '%s  %d:%02d  %s' "$1" $((seconds / 60)) $((seconds % 60)) "${now#"${now%%[! ]*}"}"
-    if [[ -t 1 ]]; then
-      printf '\r\033[K%.*s' "${COLUMNS:-79}" "$line"
-    elif ((SECONDS - last >= 30)); then
-      last=$SECONDS
-      printf '%s\n' "$line"
-    fi
-  done
-}
-
-step() { # step NAME COMMAND...
-  local name=$1 from ok=true
-  shift
-  printf '== %s\n' "$name" >>"$log"
-  from=$(($(stat -c %s "$log") + 1))
-  # The command stays in the foreground: Ctrl-C must reach it and its children.
-  progress "$name" "$from" &
-  reporter=$!
-  "$@" >>"$log" 2>&1 || ok=false
-  kill "$reporter" 2>/dev/null || true
-  wait "$reporter" 2>/dev/null || true
-  reporter=
-  if [[ -t 1 ]]; then printf '\r\033[K'; fi
-  $ok || explain "$name" "$from"
-  printf '%s: done\n' "$name"
-}
-
-explain() { # say in one line why step $1 failed, from the log's part $2
-  local text
-  text=$(tail -c "+$2" "$log")
-  has() { grep -qE "$1" <<<"$text"; }
-  if has 'No space left on device'; then
-    fail "the disk is full: free 2 GB, then run this again (log: $log)"
-  elif has 'Killed signal|fatal error: Killed'; then
-    fail "the compiler ran out of memory: run this again with CMAKE_BUILD_PARALLEL_LEVEL=1 (log: $log)"
-  elif has '(NewConnection|ProxyError|SSLError|NameResolution|ConnectTimeout|ReadTimeout|IncompleteRead)|Connection (refused|broken|aborted)|Temporary failure in name resolution|Network is unreachable|timed out|\(from versions: none\)'; then
-    fail "PyPI cannot be reached: check the network, https_proxy, or PIP_INDEX_URL for a mirror, then run this again (log: $log)"
-  fi
-  fail "$1 failed: the end of $log says why"
-}
-
-# --- 4. The environment
+# --- 3. The environment
 
 if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
   echo "Making .venv with Python $version"
@@ -124,7 +64,7 @@ PATH=$PWD/.venv/bin:$PATH # the pinned cmake and ninja come first; the machine n
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_USER=0
 pip() { .venv/bin/python -m pip "$@"; }
 
-# --- 5. llama.cpp, compiled once per kind of machine: the wheel is kept for the next .venv
+# --- 4. llama.cpp, compiled once per kind of machine: the wheel is kept for the next .venv
 
 llama=$(grep '^llama-cpp-python==' requirements/pc.txt)
 machine=$( (grep -m 1 '^flags' /proc/cpuinfo || true; cat /etc/os-release) | sha256sum | cut -c 1-12)
@@ -171,7 +111,7 @@ if ! install_wheel >>"$log" 2>&1; then
   rm -rf "$build"
 fi
 
-# --- 6. Everything else
+# --- 5. Everything else
 
 files=()
 for set in "${sets[@]}"; do files+=(-r "requirements/$set.txt"); done

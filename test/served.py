@@ -79,7 +79,7 @@ def serving(family: str = 'internvl', can_see: bool = True, **options: Any) -> I
     config = DecoderConfig(n_ctx=32768, n_threads=1)
     eyes = encoder if can_see else None
     load = partial(Engine.open, decoder, eyes, family=kind, config=config)
-    failures: list[str] = []
+    failures: list[Exception] = []
     given = {'config': ChatConfig(), 'queue_size': 8, **options}
     thread = EngineThread(load, 'nano', on_failed=failures.append, **given)
     server = Server(thread, '127.0.0.1', 0)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TOOLS = 'bash cat cut dirname grep gzip mkdir mv rm sha256sum sleep stat tail tar uname'
+TOOLS = 'bash cat cut dirname flock grep gzip mkdir mv rm sha256sum sleep stat tail tar uname'
 
 # Stands in for .venv/bin/python. What it is asked to install goes to the file `calls`;
 # $SAYS is printed by the step that $FAILS names, which then fails (or sleeps, if so told).
@@ -28,7 +28,10 @@ if [[ $* == *"$FAILS"* ]]; then
   exit 1
 fi
 case "$1" in
-  download) mkdir -p s && : >s/f && tar -czf .venv/llama-build/llama_cpp_python-1.tar.gz s ;;
+  download)
+    to=${*: -2:1}
+    mkdir -p s "$to" && : >s/f && tar -czf "$to/llama_cpp_python-1.tar.gz" s
+    ;;
   wheel) : >wheel ;;
 esac
 """
@@ -67,9 +70,11 @@ class Repository:
         python.write_text(PYTHON)
         python.chmod(0o755)
 
-    def start(self, *sets: str, **environment: str) -> subprocess.Popen:
+    def start(
+        self, *sets: str, script: str = 'bootstrap.sh', **environment: str
+    ) -> subprocess.Popen:
         return subprocess.Popen(
-            [self.path / 'scripts/bootstrap.sh', *sets],
+            [self.path / 'scripts' / script, *sets],
             env=self.environment | environment,
             text=True,
             stdout=subprocess.PIPE,
@@ -154,6 +159,33 @@ def test_interrupted_compilation_goes_on(repository):
     repository.run()
     names = [call.split()[0] for call in repository.calls()]
     assert names == ['install', 'download', 'wheel', 'install', 'wheel', 'install']
+
+
+def test_interrupted_board_wheel_goes_on(repository):
+    """The boards' wheel goes on, too, with one line of progress a step."""
+    for name in 'aarch64-linux-gnu-gcc', 'aarch64-linux-gnu-g++':
+        repository.script(name, 'echo 12')
+    fake = repository.path / 'fake_python'
+    fake.write_text(PYTHON)
+    venv = 'mkdir -p "$4/bin" && cat fake_python >"$4/bin/python" && chmod +x "$4/bin/python"'
+    repository.script('python3', venv)
+    repository.script('chmod', f'exec {shutil.which("chmod")} "$@"')
+    process = repository.start(script='board_wheel.sh', FAILS='wheel -v', SAYS='sleep')
+    folder = repository.path / '.cache/hobot_llamacpp_py/board_wheel'
+    deadline = time.monotonic() + 30
+    while not any(log.read_text().endswith('sleep\n') for log in folder.glob('build-*/log')):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    output, error = process.communicate(timeout=10)
+    assert output == ''  # is for the wheel's path
+    assert error.startswith('Build tools: done\nllama.cpp source: done\n')
+    assert error.endswith('error: interrupted: run it again to go on from here\n')
+
+    again = repository.start(script='board_wheel.sh', FAILS='wheel -v', SAYS='nothing')
+    assert 'llama.cpp failed: the end of ' in again.communicate(timeout=30)[1]
+    names = [call.split()[0] for call in repository.calls()]
+    assert names == ['install', 'download', 'wheel', 'install', 'wheel']
 
 
 def test_wrong_python(repository):

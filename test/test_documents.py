@@ -179,7 +179,8 @@ def messages() -> list[str]:
             parts = node.values if isinstance(node, ast.JoinedStr) else [node]
             texts = [part.value if isinstance(part, ast.Constant) else '…' for part in parts]
             found.append(re.sub('%[sd]', '…', ''.join(map(str, texts))))
-    script = (ROOT / 'scripts' / 'bootstrap.sh').read_text('utf-8')
+    scripts = [ROOT / 'scripts' / name for name in ('bootstrap.sh', 'progress.sh')]
+    script = '\n'.join(path.read_text('utf-8') for path in scripts)
     return [*found, re.sub(r'\$\([^)]*\)|\$\{?\w+\}?', '…', script)]
 
 

@@ -162,6 +162,30 @@ def test_wrong_checksum(models: Models, folder: Path, hub: Hub) -> None:
     assert not (folder / Path(DECODER).name).exists()
 
 
+@pytest.mark.parametrize('options', [(), ('--board', 'x5')])
+def test_a_hub_that_serves_an_error_page(
+    models: Models, hub: Hub, options: tuple[str, ...]
+) -> None:
+    """What came as it was announced and is no model is no model to be run or copied."""
+    for name in (DECODER, f'{BOARD}/{Path(DECODER).name}'):
+        hub.files[name] = b'<!DOCTYPE html>' + bytes(1000)
+    result = models('get', 'SmolVLM2-256M', *options)
+    assert result.returncode == 1
+    assert 'ros2 run' not in result.stdout and 'Copy' not in result.stdout
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith('FAILED')]
+    assert line.count(Path(DECODER).name) == 1
+    assert 'is an error page: what the hub serves there is no model file' in line
+    printed = json.loads(models('get', 'SmolVLM2-256M', '--json', *options).stdout)
+    assert 'is an error page' in printed['error'] and 'command' not in printed
+
+
+def test_an_endpoint_that_is_none(models: Models) -> None:
+    """HF_ENDPOINT is looked at before anything is asked."""
+    result = models('get', 'SmolVLM2-256M', HF_ENDPOINT='foo')
+    wanted = "error: HF_ENDPOINT must begin with https:// (or http://): 'foo'\n"
+    assert (result.returncode, result.stderr) == (1, wanted)
+
+
 def refuse_all(hub: Hub) -> None:
     hub.token = 'secret'
 
@@ -269,7 +293,8 @@ def test_verify_files(models: Models, tmp_path: Path) -> None:
     assert 'is a git-lfs pointer' in texts['pointer.gguf']
     assert texts['vit.hbm'] == 'is for an RDK S100, and this is an RDK X5'
     assert texts[Path(mmproj).name].startswith('a whole mmproj of SmolVLM2')
-    assert texts['no'] == 'no such file'
+    assert texts['no'].startswith(f'no such file, tried {tmp_path}/no, ')
+    assert not any(str(tmp_path) in texts[name] for name in ('cut.gguf', 'pointer.gguf'))
 
 
 def test_verify_a_pair_that_is_none(models: Models) -> None:
@@ -278,6 +303,22 @@ def test_verify_a_pair_that_is_none(models: Models) -> None:
     result = models('verify', *map(str, pair))
     assert result.returncode == 1
     assert 'is a vision encoder of SmolVLM2, not of InternVL' in result.stdout
+
+
+def test_verify_what_cannot_be_told(models: Models) -> None:
+    """Samples are found from anywhere; of an ONNX encoder only the width can be compared."""
+    result = models('verify', 'config/nano_internvl.gguf', 'config/nano_smolvlm_vit.onnx')
+    assert result.returncode == 0, result.stdout
+    last = result.stdout.splitlines()[-1]
+    assert last.endswith('; fits in width; .onnx files do not tell their model')
+
+
+def test_what_cannot_be_read(models: Models) -> None:
+    """A wrong argument is one line, of the commands of the command, too."""
+    result = models('get', 'SmolVLM2-256M', '--board', 'x7')
+    assert result.returncode == 2
+    assert result.stderr.startswith('error: argument --board: invalid choice')
+    assert result.stderr.count('\n') == 1
 
 
 def test_list(models: Models) -> None:

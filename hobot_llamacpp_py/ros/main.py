@@ -21,6 +21,7 @@ from rclpy.utilities import remove_ros_args
 
 from hobot_llamacpp_py.errors import VlmError
 from hobot_llamacpp_py.ros.node import STOP_TIMEOUT, LlamacppNode
+from hobot_llamacpp_py.ros.parameters import explained
 from hobot_llamacpp_py.ros.settings import BUILT_IN, COMMAND
 
 __all__ = ['run']
@@ -55,7 +56,8 @@ def run(args: list[str] | None = None) -> int:
     try:
         node = LlamacppNode(on_finished=exits.put)
     except (VlmError, NameValidationException, ParameterException) as error:
-        rclpy.logging.get_logger('llamacpp_node').fatal(' '.join(str(error).split()))
+        line = explained(error) if isinstance(error, VlmError) else str(error)
+        rclpy.logging.get_logger('llamacpp_node').fatal(' '.join(line.split()))
         rclpy.shutdown()
         return 1
     executor = SingleThreadedExecutor()
@@ -105,7 +107,7 @@ def _argument_error(error: str) -> str:
         if without and ':=' not in without[1]:
             return f'-p {without[1]} has no :=, write -p NAME:=VALUE'
         error = re.sub(r', at /\S+:\d+', '', ' '.join(error.split()))  # where rcl found out
-        return f'the ROS arguments cannot be read: {error}'
+        return f'the ROS arguments cannot be read: {error}{_hint(error)}'
     name, value = rule.groups()
     quoted = value.replace("'", "''")  # as YAML escapes a quote
     quoted = re.sub(r'(["$`\\])', r'\\\1', quoted)  # and the shell within double quotes
@@ -113,3 +115,12 @@ def _argument_error(error: str) -> str:
         f'{name}: ROS reads a value as YAML, and {value!r} is none; quote a text twice:'
         f""" -p {name}:="'{quoted}'" """
     ).strip()
+
+
+def _hint(error: str) -> str:
+    """Return what to do about an error of rcl's that does not say so itself."""
+    if error.startswith('['):  # the words that it does not know
+        return """; quote a value with spaces twice: -p NAME:="'...'\""""
+    if 'ros__parameters' in error:
+        return '; values stand below NODE: and ros__parameters:, as config/params.yaml shows'
+    return ''

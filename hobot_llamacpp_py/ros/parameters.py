@@ -193,6 +193,8 @@ def explained(error: Exception) -> str:
         return f'{line}: set image_width and image_height'
     if error.setting == 'image_format':
         return f'{line}: then it needs image_type:=1'
+    if error.setting == 'http_token':
+        return f'{line} (http_token_file)'
     if error.setting == 'family':
         numbers = {family.name: family.number for family in FAMILIES.values()}
         number = numbers.get(str(error.value))

@@ -19,7 +19,7 @@ from hobot_llamacpp_py.catalogue import Edition
 from hobot_llamacpp_py.engine import ChatConfig, Constraint, grammar, json_schema
 from hobot_llamacpp_py.engine.constraints import check
 from hobot_llamacpp_py.errors import ModelFileError, ParameterError
-from hobot_llamacpp_py.files import find_file, read_text
+from hobot_llamacpp_py.files import find_file, read_text, text_of
 from hobot_llamacpp_py.ros.parameters import OF_THE_MODEL, Parameters, specs
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ def find_inputs(parameters: Parameters) -> dict[str, Path]:
     Raises:
         ModelFileError, ParameterError: a file is not there, or cannot be read.
     """
-    _system_prompt(parameters)
+    text_of('system_prompt', parameters.system_prompt)
     if parameters.feed_type != 0:
         return {}
     return {'image': find_file('image', parameters.image)}
@@ -229,15 +229,8 @@ def _check(constraint: Constraint, parameters: Parameters) -> None:
 
 
 def _chat_config(parameters: Parameters) -> ChatConfig:
-    return parameters.chat_config(_system_prompt(parameters), _constraint(parameters))
-
-
-def _system_prompt(parameters: Parameters) -> str:
-    """Return the system prompt: the text itself, or the content of the `.txt` file it names."""
-    value = parameters.system_prompt
-    if not value.endswith('.txt') or '\n' in value:
-        return value
-    return read_text('system_prompt', value)
+    system_prompt = text_of('system_prompt', parameters.system_prompt)
+    return parameters.chat_config(system_prompt, _constraint(parameters))
 
 
 _RULE = re.compile(r'::=|^\s*[?!]*\w[\w.]*\s*:', re.MULTILINE)  # of GBNF, of Lark

@@ -18,6 +18,14 @@ from hobot_llamacpp_py.config import DecoderConfig, EncoderConfig
 from hobot_llamacpp_py.engine import FAMILIES, Engine, VlmError
 from hobot_llamacpp_py.engine.threads import MOST, usable_cores
 from hobot_llamacpp_py.files import find_file
+from hobot_llamacpp_py.tools.arguments import (
+    EXIT_STATUS,
+    ArgumentParser,
+    count,
+    find_decoder,
+    find_edition,
+    positive,
+)
 from hobot_llamacpp_py.tools.bars import Bar, print_ratios, print_verdicts
 from hobot_llamacpp_py.tools.bench_compare import check_comparable, print_comparison
 from hobot_llamacpp_py.tools.bench_engine import Bench, NotingDecoder, StandInEncoder
@@ -35,14 +43,6 @@ from hobot_llamacpp_py.tools.bench_results import (
 from hobot_llamacpp_py.tools.bench_structured import structured
 from hobot_llamacpp_py.tools.bench_sweep import MOST_TRIED, print_sweep, sweep
 from hobot_llamacpp_py.tools.bench_threads import SECONDS
-from hobot_llamacpp_py.tools.command_line import (
-    EXIT_STATUS,
-    Parser,
-    count,
-    find_decoder,
-    find_edition,
-    positive,
-)
 from hobot_llamacpp_py.vision.encoder import VisionEncoder
 from hobot_llamacpp_py.vision.open import open_encoder
 
@@ -116,7 +116,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = Parser(prog='bench', description=(__doc__ or '').split('\n')[0], epilog=EXIT_STATUS)
+    parser = ArgumentParser(
+        prog='bench', description=(__doc__ or '').split('\n')[0], epilog=EXIT_STATUS
+    )
     add = parser.add_argument
     add('--llm', metavar='MODEL', help='a GGUF decoder, or a name of `models list`; no bars then')
     add('--encoder', metavar='FILE', help='the vision encoder of a decoder that is a file')

@@ -25,6 +25,7 @@ from hobot_llamacpp_py.engine.decoder import Decoder
 from hobot_llamacpp_py.engine.inbox import Look
 from hobot_llamacpp_py.engine.threads import usable_cores
 from hobot_llamacpp_py.errors import VlmError
+from hobot_llamacpp_py.tools.arguments import EXIT_STATUS, ArgumentParser, count, find_decoder
 from hobot_llamacpp_py.tools.bars import Bar, print_verdicts
 from hobot_llamacpp_py.tools.bench_engine import StandInEncoder
 from hobot_llamacpp_py.tools.bench_model import write_model
@@ -35,7 +36,6 @@ from hobot_llamacpp_py.tools.bench_results import (
     facts_of_model,
     figure,
 )
-from hobot_llamacpp_py.tools.command_line import EXIT_STATUS, Parser, count, find_decoder
 from hobot_llamacpp_py.web.chat_request import ChatRequest
 from hobot_llamacpp_py.web.completion import Completion, Done, Event, Failed, Piece
 from hobot_llamacpp_py.web.conversations import Conversations
@@ -279,7 +279,9 @@ def _first_tokens(backend: EngineThread, rounds: int) -> dict[str, Figure]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark; exit with 1 if that fails or a ratio misses its bar."""
-    parser = Parser(prog='bench_http', description=(__doc__ or '').strip(), epilog=EXIT_STATUS)
+    parser = ArgumentParser(
+        prog='bench_http', description=(__doc__ or '').strip(), epilog=EXIT_STATUS
+    )
     cores = usable_cores()
     n = max(1, min(8, cores - 1))
     parser.add_argument('--threads', type=count, default=n, help='%(default)s here: one less')

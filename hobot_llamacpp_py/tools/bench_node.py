@@ -30,16 +30,16 @@ from hobot_llamacpp_py.ros.picture_source import CameraFrames
 from hobot_llamacpp_py.ros.sight import Sight
 from hobot_llamacpp_py.ros.timeline import Interval
 from hobot_llamacpp_py.ros.worker import Worker
-from hobot_llamacpp_py.tools.bars import Bar, print_verdicts
-from hobot_llamacpp_py.tools.bench_engine import StandInEncoder
-from hobot_llamacpp_py.tools.bench_model import write_model
-from hobot_llamacpp_py.tools.command_line import (
+from hobot_llamacpp_py.tools.arguments import (
     EXIT_STATUS,
-    Parser,
+    ArgumentParser,
     count,
     find_decoder,
     positive,
 )
+from hobot_llamacpp_py.tools.bars import Bar, print_verdicts
+from hobot_llamacpp_py.tools.bench_engine import StandInEncoder
+from hobot_llamacpp_py.tools.bench_model import write_model
 
 __all__ = ['main']
 
@@ -285,7 +285,9 @@ def _continuous(llm: Path, n_threads: int, n_answers: int) -> dict[str, float]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark; exit with 1 if that fails or a ratio misses its bar."""
-    parser = Parser(prog='bench_node', description=(__doc__ or '').strip(), epilog=EXIT_STATUS)
+    parser = ArgumentParser(
+        prog='bench_node', description=(__doc__ or '').strip(), epilog=EXIT_STATUS
+    )
     cores = len(os.sched_getaffinity(0))
     parser.add_argument('--threads', type=count, default=min(8, cores), help='%(default)s here')
     parser.add_argument('--answers', type=count, default=8, help='of continuous: %(default)s')

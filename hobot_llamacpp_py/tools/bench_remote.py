@@ -24,7 +24,7 @@ from hobot_llamacpp_py.engine import Chat
 from hobot_llamacpp_py.errors import VlmError
 from hobot_llamacpp_py.folders import share_directory
 from hobot_llamacpp_py.remote.engine import RemoteEngine
-from hobot_llamacpp_py.tools.command_line import Parser
+from hobot_llamacpp_py.tools.arguments import ArgumentParser
 from hobot_llamacpp_py.vision.image_file import read_image
 
 __all__ = ['main']
@@ -37,7 +37,7 @@ STARTS = 3
 
 def main(arguments: list[str] | None = None) -> None:
     """Print both tables; exit with 1 if that cannot be measured."""
-    parser = Parser(
+    parser = ArgumentParser(
         prog='bench_remote',
         description=__doc__,
         epilog='The server is `serve` with the built-in model, on this machine. Exit status: 0;'

@@ -16,9 +16,9 @@ from hobot_llamacpp_py.config import DecoderConfig
 from hobot_llamacpp_py.engine import VlmError
 from hobot_llamacpp_py.engine.decoder import Decoder
 from hobot_llamacpp_py.engine.threads import usable_cores
+from hobot_llamacpp_py.tools.arguments import EXIT_STATUS, ArgumentParser, count, find_decoder
 from hobot_llamacpp_py.tools.bars import Bar, print_verdicts
 from hobot_llamacpp_py.tools.bench_model import write_model
-from hobot_llamacpp_py.tools.command_line import EXIT_STATUS, Parser, count, find_decoder
 
 __all__ = ['SECONDS', 'Runner', 'main', 'neighbours']
 
@@ -183,7 +183,9 @@ def _neighbour(runner: Runner, n: int, seconds: float) -> tuple[float, float]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the benchmark; exit with 1 if that fails or a ratio misses its bar."""
-    parser = Parser(prog='bench_threads', description=(__doc__ or '').strip(), epilog=EXIT_STATUS)
+    parser = ArgumentParser(
+        prog='bench_threads', description=(__doc__ or '').strip(), epilog=EXIT_STATUS
+    )
     parser.add_argument('--llm', metavar='MODEL', help='a GGUF decoder in place of the stand-in')
     parser.add_argument(
         '--rounds', type=count, default=7, help='measurements of each: %(default)s'

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import math
 import signal
 import sys
 import threading
@@ -18,13 +17,15 @@ import numpy as np
 import numpy.typing as npt
 import rclpy
 from rclpy.duration import Duration
-from rclpy.exceptions import InvalidTopicNameException
+from rclpy.logging import get_logger
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from hobot_llamacpp_py.errors import ImageError
+from hobot_llamacpp_py.errors import ImageError, VlmError
+from hobot_llamacpp_py.files import find_file
 from hobot_llamacpp_py.ros.frame import bgr_to_compressed, bgr_to_image
+from hobot_llamacpp_py.tools.arguments import ArgumentParser, number_below, topic
 from hobot_llamacpp_py.vision.image_file import read_image
 
 __all__ = ['main']
@@ -33,19 +34,22 @@ Bgr = npt.NDArray[np.uint8]
 DISCOVERY_TIMEOUT = 5.0  # seconds; Fast DDS may take 3
 MATCH_TIME = 0.2  # seconds until a subscriber that was discovered has discovered us, too
 DELIVERY_TIMEOUT = 5.0  # seconds
+LARGEST = 16384  # pixels of a side
 PICTURES = ('.bmp', '.jpeg', '.jpg', '.png', '.webp')
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Publish until there are no more pictures, or Ctrl-C; exit with 1 if there are none."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog='camera',
         description=__doc__,
         epilog='Exit status: 0 after the last picture or Ctrl-C, 1 if the source cannot be read.',
     )
     parser.add_argument('source', help='a picture, a folder of them, a video, or /dev/video0')
-    parser.add_argument('--topic', default='/image', help='%(default)s')
-    parser.add_argument('--rate', type=_positive, help='frames a second (10; a video: its own)')
+    parser.add_argument('--topic', type=topic, default='/image', help='%(default)s')
+    parser.add_argument(
+        '--rate', type=number_below(1000), help='frames a second (10; a video: its own)'
+    )
     parser.add_argument('--size', type=_size, metavar='WIDTHxHEIGHT', help='scale to this size')
     parser.add_argument('--compressed', action='store_true', help='as JPEG (CompressedImage)')
     parser.add_argument('--best-effort', action='store_true', help='not RELIABLE')
@@ -57,16 +61,19 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(given[1:])
     try:
         _publish(options, arguments)
-    except (ImageError, InvalidTopicNameException) as error:
-        print(f'error: {" ".join(str(error).split())}', file=sys.stderr)
+    except VlmError as error:
+        print(f'error: {error}', file=sys.stderr)
         sys.exit(1)
 
 
 def _publish(options: argparse.Namespace, arguments: list[str] | None) -> None:
-    frames, rate = _frames(Path(options.source), loops=not options.no_loop)
+    source = Path(options.source)
+    if not source.exists():  # nor is it a device
+        source = find_file(options.source, options.source)
+    frames, rate = _frames(source, loops=not options.no_loop)
     first = next(frames, None)
     if first is None:
-        raise ImageError(f'{options.source}: there is no picture in it')
+        raise ImageError(f'{source}: there is no picture in it')
     stopping = threading.Event()
     # rclpy's own handlers would shut its context down in the middle of a publish.
     rclpy.init(args=arguments, signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
@@ -117,14 +124,12 @@ def _frames(source: Path, *, loops: bool) -> tuple[Iterator[Bgr], float]:
     """Return the pictures of a source, and how many a second it has.
 
     Raises:
-        ImageError: there is no such source; those of the iteration: a picture cannot be read.
+        ImageError: it cannot be read; those of the iteration: no picture of a folder can.
     """
     if source.is_dir():
         paths = sorted(path for path in source.iterdir() if path.suffix.lower() in PICTURES)
-        read: Callable[[], Iterator[Bgr]] = lambda: map(read_image, paths)  # noqa: E731
-        return _again(read, loops and bool(paths)), 10.0
-    if not source.exists():
-        raise ImageError(f'{source}: no such file or folder')
+        named: set[Path] = set()
+        return _again(lambda: _readable(paths, named), loops and bool(paths)), 10.0
     if source.suffix.lower() in PICTURES:
         picture = read_image(source)
         return (itertools.repeat(picture) if loops else iter([picture])), 10.0
@@ -141,20 +146,27 @@ def _frames(source: Path, *, loops: bool) -> tuple[Iterator[Bgr], float]:
     return _again(video, loops and not source.is_char_device()), rate
 
 
+def _readable(paths: list[Path], named: set[Path]) -> Iterator[Bgr]:
+    """Give the pictures that can be read; warn of each other one that was not named yet."""
+    broken = 0
+    for path in paths:
+        try:
+            bgr = read_image(path)
+        except ImageError as error:
+            broken += 1
+            if path not in named:
+                get_logger('camera').warning(f'left out: {error}')
+            named.add(path)
+        else:
+            yield bgr
+    if paths and broken == len(paths):
+        raise ImageError(f'{paths[0].parent}: none of its pictures can be read')
+
+
 def _again(read: Callable[[], Iterator[Bgr]], loops: bool) -> Iterator[Bgr]:
     yield from read()
     while loops:
         yield from read()
-
-
-def _positive(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < 1000:
-        raise argparse.ArgumentTypeError(f'{text!r} is no number between 0 and 1000')
-    return number
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -164,6 +176,8 @@ def _size(text: str) -> tuple[int, int]:
         raise argparse.ArgumentTypeError(f'{text!r} is no size such as 640x480') from None
     if min(width, height) < 1:
         raise argparse.ArgumentTypeError(f'{text!r} has nothing in it')
+    if max(width, height) > LARGEST:
+        raise argparse.ArgumentTypeError(f'{text!r} is too large: at most {LARGEST} a side')
     return width, height
 
 

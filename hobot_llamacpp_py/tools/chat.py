@@ -12,11 +12,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
-from rclpy.exceptions import NameValidationException
+from rclpy.exceptions import InvalidTopicNameException, NameValidationException
 from rclpy.utilities import remove_ros_args
+from rclpy.validate_full_topic_name import validate_full_topic_name
 from std_msgs.msg import Header
 
 from hobot_llamacpp_py.errors import NodeError, VlmError
+from hobot_llamacpp_py.files import find_file
+from hobot_llamacpp_py.tools.arguments import ArgumentParser, number_below, topic
 from hobot_llamacpp_py.tools.chat_client import ERROR, ChatClient
 
 __all__ = ['main']
@@ -36,27 +39,35 @@ CONTROL = {code: None for code in (*range(32), *range(127, 160)) if chr(code) no
 
 def main(arguments: list[str] | None = None) -> None:
     """Ask what there is to ask; exit with 1 if a question had no answer."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog='chat',
         description=f'{__doc__} From a pipe, each line is a question.',
         epilog='Answers go to standard output, everything else to standard error. Exit status: 0,'
         ' or 1 where a question had no answer. Commands:\n' + HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('--once', metavar='QUESTION', help='ask this and exit')
-    parser.add_argument('--node', default='/llamacpp_node', help='with its namespace: %(default)s')
+    parser.add_argument('--once', metavar='QUESTION', help='ask this, or do this, and exit')
+    parser.add_argument('--image', metavar='FILE', help='begin with /image FILE')
     parser.add_argument(
-        '--topic', help='of prompts, where the one that the node names is remapped'
+        '--node',
+        type=_node_name,
+        default='/llamacpp_node',
+        help='with its namespace: %(default)s',
+    )
+    parser.add_argument(
+        '--topic', type=topic, help='of prompts, where the one that the node names is remapped'
     )
     parser.add_argument(
         *('--timeout', '-t'),
-        type=float,
+        type=number_below(86400),
         default=120.0,
         metavar='SECONDS',
         help='for an answer, not at a terminal: %(default)g',
     )
     given = remove_ros_args(sys.argv if arguments is None else ['', *arguments])
     options = parser.parse_args(given[1:])
+    if options.once is not None and not options.once.strip():
+        parser.error('argument --once: there is no question')
     try:
         status = _run(options, arguments)
     except (VlmError, NameValidationException) as error:
@@ -68,6 +79,16 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     sys.exit(status)
+
+
+def _node_name(text: str) -> str:
+    try:
+        validate_full_topic_name('/' + text.strip('/'))
+    except InvalidTopicNameException:
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is no name of a node such as /robot1/llamacpp_node'
+        ) from None
+    return text
 
 
 def _run(options: argparse.Namespace, arguments: list[str] | None) -> int:
@@ -82,8 +103,9 @@ def _run(options: argparse.Namespace, arguments: list[str] | None) -> int:
         chat.connect()
         if is_live:
             screen.note(f'connected to {client.name}; /help tells what there is')
-        if options.once is not None:
-            return 0 if chat.ask(options.once) else 1
+        # What is asked about a picture makes no sense without it.
+        if options.image is not None and not chat.take(f'/image {options.image}'):
+            return 1
         answered = [chat.take(line.strip()) for line in lines]
     return 0 if is_live or all(answered) else 1
 
@@ -177,7 +199,7 @@ class _Screen:
     def error(self, text: str) -> None:
         """Show why there is no answer."""
         self.end()
-        _write(sys.stderr, f'{text}\n', RED)
+        _write(sys.stderr, f'error: {text}\n', RED)
 
     def note(self, text: str) -> None:
         """Show what is no answer."""
@@ -234,7 +256,7 @@ class _Chat:
                 raise NodeError(f'there is no {word}; /help tells what there is')
             self._commands[word](rest.strip())
         except VlmError as error:
-            self._screen.error(f'{ERROR}{error}')
+            self._screen.error(str(error))
             return False
         except KeyboardInterrupt:
             if not self._is_live:
@@ -253,7 +275,7 @@ class _Chat:
                     raise NodeError(f'no answer within {self._timeout:g} s (--timeout)')
                 kind, text = event
                 if kind == 'text' and text.startswith(ERROR):
-                    self._screen.error(text)
+                    self._screen.error(text.removeprefix(ERROR))
                     return False
                 if kind == 'text':
                     self._screen.answer(text)
@@ -274,7 +296,9 @@ class _Chat:
         from hobot_llamacpp_py.ros.frame import bgr_to_compressed, bgr_to_image
         from hobot_llamacpp_py.vision.image_file import read_image
 
-        client, path = self._client, Path(name).expanduser()
+        if not name:
+            raise NodeError('write the name of a picture: /image FILE')
+        client, path = self._client, find_file(name, os.path.expanduser(name))
         bgr = read_image(path)
         feed_type, shared_memory, transport, topic = client.parameters(
             'feed_type', 'is_shared_mem_sub', 'image_transport', 'ros_img_sub_topic_name'

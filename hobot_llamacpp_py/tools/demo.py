@@ -16,6 +16,7 @@ from rclpy.qos import QoSProfile
 from std_msgs.msg import String
 
 from hobot_llamacpp_py.folders import share_directory
+from hobot_llamacpp_py.tools.arguments import ArgumentParser
 
 __all__ = ['main']
 
@@ -23,11 +24,11 @@ PARAMETERS = {
     'feed_type': '0',
     'image': 'config/image2.jpg',
     'image_type': '0',
-    'user_prompt': '描述一下这张图片.',
     'model_file_name': 'config/nano_internvl_vit.onnx',
     'llm_model_name': 'config/nano_internvl.gguf',
     'once': 'true',
 }
+CHINESE, ENGLISH = '描述一下这张图片.', 'Describe the image.'
 TOPICS = ('/llamacpp_node/partial', '/tts_text', '/llamacpp_node/text')
 TIMEOUT = 120.0  # seconds
 
@@ -52,25 +53,38 @@ class _Listener(Node):
         return read
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Run the demo and exit with the node's status, or 1 if no answer arrived."""
+    parser = ArgumentParser(
+        prog='demo',
+        description=f'{__doc__} It asks in Chinese where LANG is Chinese.',
+        epilog='Exit status: 0, or 1 if there was no answer.',
+    )
+    parser.parse_args(arguments)
     # Nobody else's robot shall answer, and no firewall shall be in the way.
     os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
     # The node waits for listeners, but not as long as Fast DDS may take to say that we are here.
     profile = share_directory() / 'config' / 'quick_discovery.xml'
     os.environ.setdefault('FASTRTPS_DEFAULT_PROFILES_FILE', str(profile))
-    arguments = ['--ros-args']
-    for name, value in PARAMETERS.items():
-        arguments += ['-p', f'{name}:={value}']
+    question = CHINESE if _language().startswith('zh') else ENGLISH
+    command = ['--ros-args']
+    for name, value in {**PARAMETERS, 'user_prompt': question}.items():
+        command += ['-p', f'{name}:={value}']
     print('Starting the node, as this command does where ROS 2 is installed:\n')
-    print(f'  ros2 run hobot_llamacpp_py hobot_llamacpp_py {shlex.join(arguments)}\n')
-    print(f'Picture: {PARAMETERS["image"]}   Question: {PARAMETERS["user_prompt"]}')
+    print(f'  ros2 run hobot_llamacpp_py hobot_llamacpp_py {shlex.join(command)}\n')
+    print(f'Picture: {PARAMETERS["image"]}   Question: {question}')
     print('Answer, streamed over /llamacpp_node/partial:\n\n  ', end='', flush=True)
     try:
-        status = _run([sys.executable, '-m', 'hobot_llamacpp_py', *arguments])
+        status = _run([sys.executable, '-m', 'hobot_llamacpp_py', *command])
     except KeyboardInterrupt:
         status = 130
     sys.exit(status)
+
+
+def _language() -> str:
+    """Return the language of messages, such as 'zh_CN.UTF-8': the first variable that is set."""
+    names = ('LC_ALL', 'LC_MESSAGES', 'LANG')
+    return next(filter(None, map(os.environ.get, names)), '')
 
 
 def _run(command: list[str]) -> int:

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from hobot_llamacpp_py.errors import VlmError
 from hobot_llamacpp_py.health.check import Case, Check, Result, find_checks
+from hobot_llamacpp_py.tools.arguments import ArgumentParser
 from hobot_llamacpp_py.tools.doctor_case import Asked, add_parameters, asked_by
 from hobot_llamacpp_py.tools.doctor_report import write_report
 
@@ -24,13 +24,6 @@ class Finding:
 
     check: str
     result: Result
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong, and not how all the rest is used."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f'{self.prog}: error: {message}\n')
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -70,7 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = ArgumentParser(
         prog='doctor',
         description=__doc__,
         epilog='Exit status: 0 nothing will fail, 1 something will, 2 wrong options.',

@@ -17,7 +17,7 @@ from hobot_llamacpp_py.vision.backends import backend_of
 from hobot_llamacpp_py.vision.mmproj_header import mmproj_sizes
 from hobot_llamacpp_py.vision.open import open_encoder
 
-__all__ = ['Finding', 'check_edition', 'check_files', 'check_models']
+__all__ = ['Finding', 'check_edition', 'check_files', 'check_models', 'failure']
 
 BOARD_OF = {'bpu_x5': 'x5', 'bpu_s100': 's100'}
 """The board that an encoder backend needs."""
@@ -61,26 +61,38 @@ def check_edition(model: Model, edition: Edition, board: str) -> Iterator[Findin
         wanted = read_checksums(folder).get(name)
         if wanted and digest(path)[1] != wanted:
             text = f'has changed since it was downloaded: delete it, then {edition.command}'
-            yield _failed(path, ModelFileError(text))
+            yield failure(path, ModelFileError(text))
             return
-    yield from check_files([encoder, decoder], board, model.family)
+    yield from check_files([encoder, decoder], board, model.family, as_served=True)
+
+
+def failure(file: Path | str, error: ModelFileError) -> Finding:
+    """Return what an error says of a file, without the file's name before it."""
+    text = str(error)
+    start = len(str(file)) if text.startswith(str(file)) else 0
+    return Finding(str(file), text[start:].removeprefix(':').strip(), error)
 
 
 def check_files(
-    paths: Iterable[Path], board: str, family: ModelFamily | None = None
+    paths: Iterable[Path],
+    board: str,
+    family: ModelFamily | None = None,
+    *,
+    as_served: bool = False,
 ) -> Iterator[Finding]:
     """Check files one by one, then what a decoder and an encoder have to have in common.
 
     Args:
         board, family: as for `check_models`.
+        as_served: they are what the hub has, to download them again would not help.
     """
     decoders: list[Path] = []
     encoders: list[Path] = []
     for path in paths:
         try:
-            (decoders if _is_decoder(path) else encoders).append(path)
+            (decoders if _is_decoder(path, as_served) else encoders).append(path)
         except ModelFileError as error:
-            yield _failed(path, error)
+            yield failure(path, error)
     yield from check_models(decoders, encoders, board, family)
 
 
@@ -104,7 +116,7 @@ def check_models(
             known[path] = decoder = _check_decoder(path, family)
             yield Finding(str(path), _told(path, decoder))
         except ModelFileError as error:
-            yield _failed(path, error)
+            yield failure(path, error)
     families = [family] if family else [f for d in known.values() for f in d.families]
     for path in encoders:
         try:
@@ -115,33 +127,34 @@ def check_models(
                         f'gives image tokens of width {width}, but {other.name} takes'
                         f' {decoder.width}: they belong to different models'
                     )
+            if width and known and not family and backend_of(path, config.backend) != 'mmproj':
+                text += f'; fits in width; {path.suffix} files do not tell their model'
             yield Finding(str(path), text)
         except ModelFileError as error:
-            yield _failed(path, error)
+            yield failure(path, error)
 
 
-def _failed(path: Path, error: ModelFileError) -> Finding:
-    return Finding(str(path), str(error).removeprefix(f'{path}: '), error)
-
-
-def _is_decoder(path: Path) -> bool:
-    _refuse_placeholder(path)
+def _is_decoder(path: Path, as_served: bool) -> bool:
+    _refuse_placeholder(path, as_served)
     if path.suffix.lower() != '.gguf':
         return False
     return GgufHeader.read(path).metadata.get('general.architecture') != 'clip'
 
 
-def _refuse_placeholder(path: Path) -> None:
+def _refuse_placeholder(path: Path, as_served: bool = False) -> None:
     if not path.is_file():
         raise ModelFileError(f'{path}: no such file')
     try:
         with path.open('rb') as file:
             head = file.read(64)
     except OSError as error:
-        raise ModelFileError(f'{path}: {error.strerror}') from None
+        raise ModelFileError(f'{path} cannot be read: {error.strerror}') from None
     if head.startswith((b'version https://git-lfs', b'<!', b'<html')) or not head:
         what = 'an error page' if head.startswith(b'<') else 'a git-lfs pointer'
-        raise ModelFileError(f'{path} is {what if head else "empty"}: download it again')
+        mend = 'download it again'
+        if as_served:
+            mend = 'what the hub serves there is no model file, try another one (HF_ENDPOINT)'
+        raise ModelFileError(f'{path} is {what if head else "empty"}: {mend}')
 
 
 def _check_decoder(path: Path, family: ModelFamily | None) -> _Decoder:

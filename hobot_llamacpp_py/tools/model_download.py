@@ -189,6 +189,9 @@ def _short(error: Exception) -> str:
 
 def _hub() -> Any:
     """Return the hub's library, with the errors that a break of the connection raises."""
+    endpoint = os.environ.get('HF_ENDPOINT', '')
+    if endpoint and not endpoint.startswith(('https://', 'http://')):
+        raise ModelFileError(f'HF_ENDPOINT must begin with https:// (or http://): {endpoint!r}')
     # Its other way to download does not go on where an earlier run was broken off.
     os.environ.setdefault('HF_HUB_DISABLE_XET', '1')
     try:

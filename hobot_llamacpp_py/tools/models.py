@@ -14,8 +14,10 @@ from hobot_llamacpp_py import catalogue
 from hobot_llamacpp_py.board import BOARDS, this_board
 from hobot_llamacpp_py.catalogue import Edition, Model
 from hobot_llamacpp_py.errors import ModelFileError
+from hobot_llamacpp_py.files import find_file
 from hobot_llamacpp_py.folders import model_folders, models_folder
-from hobot_llamacpp_py.tools.model_check import Finding, check_edition, check_files
+from hobot_llamacpp_py.tools.arguments import ArgumentParser
+from hobot_llamacpp_py.tools.model_check import Finding, check_edition, check_files, failure
 from hobot_llamacpp_py.tools.model_download import Download, in_words
 
 __all__ = ['main']
@@ -40,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog='models',
         description=__doc__,
         epilog='Exit status: 0, or 1 when a download failed or a file is not good. A mirror of'
@@ -131,17 +133,22 @@ def _get(options: argparse.Namespace) -> int:
     paths = [Path(file['path']) for file in files]
     # Another board's encoder cannot be opened here.
     board = this_board() if edition.board == this_board() else 'pc'
-    findings = list(check_files(paths, board, model.family))
+    findings = list(check_files(paths, board, model.family, as_served=True))
+    status = _status(findings)
     command = _run_line(model, edition, folder, paths)
     if options.json:
         result = {'model': model.name, 'board': edition.board, 'files': files}
-        print(json.dumps({**result, 'command': command}, ensure_ascii=False))
-        return _status(findings)
+        failed = '; '.join(f'{f.file}: {f.text}' for f in findings if not f.ok)
+        outcome = {'error': failed} if status else {'command': command}
+        print(json.dumps({**result, **outcome}, ensure_ascii=False))
+        return status
     _print(findings)
+    if status:
+        return status
     if edition.board not in (this_board(), 'pc'):
         print(f'Copy {download.folder} into the folder of models on the board. There:')
     print(f'    {command}')
-    return _status(findings)
+    return 0
 
 
 def _run_line(model: Model, edition: Edition, folder: Path, paths: list[Path]) -> str:
@@ -165,8 +172,13 @@ def _run_line(model: Model, edition: Edition, folder: Path, paths: list[Path]) -
 
 def _verify(options: argparse.Namespace) -> int:
     board = options.board or this_board()
-    files = [Path(name) for name in options.names if _is_file(name)]
-    findings = list(check_files(files, board))
+    findings, files = [], []
+    for name in filter(_is_file, options.names):
+        try:
+            files.append(find_file(name, name))
+        except ModelFileError as error:
+            findings.append(failure(name, error))
+    findings += check_files(files, board)
     models = [catalogue.find(name) for name in options.names if not _is_file(name)]
     for model in models:
         found = [f for e in model.editions.values() for f in check_edition(model, e, board)]

@@ -123,8 +123,8 @@ def check_address(host: str, token: str) -> None:
         )
     if host not in LOOPBACK and not token:
         raise ServerError(
-            f'{host} is reached from other machines: the HTTP server needs a token there'
-            ' (http_token_file)'
+            f'{host} is reached from other machines: the HTTP server needs a token there',
+            setting='http_token',
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from hobot_llamacpp_py.config import ChatConfig
 from hobot_llamacpp_py.engine import CancelToken, Engine
 from hobot_llamacpp_py.engine.inbox import Inbox, Task, View, Work
-from hobot_llamacpp_py.errors import ImageError, one_line
+from hobot_llamacpp_py.errors import ImageError
 from hobot_llamacpp_py.web.backend import Bgr, engine_figures
 
 __all__ = ['EngineThread']
@@ -32,7 +32,7 @@ class EngineThread(threading.Thread):
         model: str,
         config: ChatConfig,
         queue_size: int,
-        on_failed: Callable[[str], None],
+        on_failed: Callable[[Exception], None],
         see: Callable[[], Bgr] | None = None,
     ) -> None:
         super().__init__(name='inference', daemon=True)
@@ -48,7 +48,7 @@ class EngineThread(threading.Thread):
             self._engine = engine = self._load()
         except Exception as error:
             self.state = 'ended'
-            self._on_failed(one_line(error))
+            self._on_failed(error)
             return
         with engine:
             self.state = 'idle'

@@ -89,13 +89,17 @@ def test_a_video(start: Start, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('arguments', 'status', 'words'),
     [
-        (['nowhere.png'], 1, 'nowhere.png: no such file or folder'),
+        (['nowhere.png'], 1, 'nowhere.png: no such file, tried '),
+        (['/dev/video99'], 1, '/dev/video99: no such file'),
         (['setup.py'], 1, 'is neither a picture nor a video or camera'),
         (['docs'], 1, 'docs: there is no picture in it'),
         (['config/image2.jpg', '--size', 'big'], 2, "'big' is no size such as 640x480"),
         (['config/image2.jpg', '--rate', '0'], 2, "'0' is no number between 0 and 1000"),
         (['config/image2.jpg', '--rate', 'fast'], 2, "'fast' is no number between 0 and 1000"),
-        (['config/image2.jpg', '--topic', 'a b'], 1, 'error: Invalid topic name'),
+        (['config/image2.jpg', '--topic', 'a b'], 2, "'a b' is no topic such as /image"),
+        (['config/image2.jpg', '--size', '0x4'], 2, "'0x4' has nothing in it"),
+        (['config/image2.jpg', '--size', '100000x4'], 2, 'too large: at most 16384 a side'),
+        ([], 2, 'required: source'),
     ],
 )
 def test_what_cannot_be(arguments: list[str], status: int, words: str) -> None:
@@ -103,7 +107,36 @@ def test_what_cannot_be(arguments: list[str], status: int, words: str) -> None:
     command = [sys.executable, '-m', 'hobot_llamacpp_py.tools.camera', *arguments]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (result.returncode, words in result.stderr) == (status, True), result.stderr
-    assert 'Traceback' not in result.stderr
+    assert result.stderr.startswith('error: ') and result.stderr.count('\n') == 1
+
+
+def test_a_sample_from_anywhere(tmp_path: Path) -> None:
+    """What comes with the package is found from any folder."""
+    result = run_in(tmp_path, '--no-loop', '--rate', '50', 'config/image2.jpg')
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_broken_picture(tmp_path: Path) -> None:
+    """A picture of a folder that cannot be read is named and left out."""
+    (tmp_path / '0.png').write_bytes(b'no picture')
+    cv2.imwrite(str(tmp_path / '1.png'), draw_scene(3)[1])
+    result = run_in(tmp_path, '--no-loop', '--rate', '50', str(tmp_path))
+    assert result.returncode == 0
+    assert f'left out: {tmp_path}/0.png is not a picture' in result.stderr
+    (tmp_path / '1.png').write_bytes(b'')
+    result = run_in(tmp_path, str(tmp_path))
+    assert result.returncode == 1
+    last = result.stderr.splitlines()[-1]
+    assert last == f'error: {tmp_path}: none of its pictures can be read'
+
+
+def run_in(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a folder until it ends."""
+    command = [sys.executable, '-m', 'hobot_llamacpp_py.tools.camera', *arguments]
+    variables = {**os.environ, 'PYTHONPATH': f'{ROOT}:{os.environ.get("PYTHONPATH", "")}'}
+    return subprocess.run(
+        command, cwd=folder, env=variables, capture_output=True, text=True, timeout=60
+    )
 
 
 def test_it_ends(tmp_path: Path) -> None:

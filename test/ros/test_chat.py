@@ -170,7 +170,7 @@ class TestScripts:
             robot.wait_until_ready()
             result = chat(robot, '--once', DESCRIBE)
         assert (result.stdout, result.returncode) == ('', 1)
-        assert re.fullmatch(r'\[error\] no image .*\n', result.stderr), result.stderr
+        assert re.fullmatch(r'error: no image .*\n', result.stderr), result.stderr
 
     def test_pieces_come_as_they_are_decoded(self, start: Start, tmp_path: Path) -> None:
         """The beginning of an answer is there while it goes on; Ctrl-C tells the node to stop."""
@@ -194,6 +194,36 @@ class TestScripts:
             assert result.stderr == 'error: no answer within 5 s (--timeout)\n'
             assert robot.next_text().startswith('[error] cancelled')
 
+    def test_once_about_a_picture(self, start: Start) -> None:
+        """--image shows a picture first, found from anywhere; commands can be given, too."""
+        with start(feed_type=1, cute_words='') as robot:
+            robot.wait_until_ready()
+            result = chat(robot, '--image', 'config/image2.jpg', '--once', DESCRIBE)
+            stats = chat(robot, '--once', '/stats')
+            none = chat(robot, '--image', 'none.png', '--once', DESCRIBE)
+        assert (result.stdout, result.returncode) == (f'{SAMPLE}\n', 0)
+        assert (stats.stdout, stats.returncode) == ('', 0)
+        assert stats.stderr.startswith('state  ')
+        assert (none.stdout, none.returncode) == ('', 1)
+        assert none.stderr.startswith('error: none.png: no such file, tried ')
+
+    @pytest.mark.parametrize(
+        'arguments, words',
+        [
+            (['--timeout', '-3'], "'-3' is no number between 0 and 86400"),
+            (['-t', '0'], "'0' is no number between 0 and 86400"),
+            (['-t', 'nan'], "'nan' is no number between 0 and 86400"),
+            (['--node', 'a b'], "'a b' is no name of a node such as /robot1/llamacpp_node"),
+            (['--topic', 'a b'], "'a b' is no topic such as /image"),
+            (['--once', ' '], '--once: there is no question'),
+        ],
+    )
+    def test_what_cannot_be_read(self, arguments: list[str], words: str) -> None:
+        """An argument that makes no sense is one line."""
+        result = subprocess.run([*COMMAND, *arguments], cwd=ROOT, capture_output=True, text=True)
+        assert (result.returncode, result.stderr.count('\n')) == (2, 1), result.stderr
+        assert result.stderr.startswith('error: ') and words in result.stderr
+
     def test_a_pipe(self, start: Start) -> None:
         """Each line of a pipe is a question or a command; thoughts are not part of an answer."""
         with start(feed_type=1, cute_words='') as robot:
@@ -210,14 +240,17 @@ class TestScripts:
         """A command that fails is one line; the questions after it are answered."""
         with start(**LOCAL) as robot:
             robot.wait_until_ready()
-            lines = f'/picture\n/image {tmp_path}/none.png\n/image {SAMPLE_FILE}\n{CIRCLE}\n'
+            lines = (
+                f'/picture\n/image\n/image {tmp_path}/none.png\n/image {SAMPLE_FILE}\n{CIRCLE}\n'
+            )
             result = chat(robot, lines=lines)
         assert (result.stdout, result.returncode) == ('The circle is red.\n', 1)
-        unknown, missing, fixed = result.stderr.splitlines()
-        assert unknown == '[error] there is no /picture; /help tells what there is'
-        assert missing.startswith(f'[error] {tmp_path}/none.png')
+        unknown, none, missing, fixed = result.stderr.splitlines()
+        assert unknown == 'error: there is no /picture; /help tells what there is'
+        assert none == 'error: write the name of a picture: /image FILE'
+        assert missing.startswith(f'error: {tmp_path}/none.png: no such file')
         assert fixed == (
-            '[error] /llamacpp_node looks at no image topic: start it with -p feed_type:=1'
+            'error: /llamacpp_node looks at no image topic: start it with -p feed_type:=1'
         )
 
     def test_thoughts_are_no_answer(self, start: Start, tmp_path: Path) -> None:
@@ -353,7 +386,7 @@ class TestSeveralAskers:
                 client.type(f'{CIRCLE}\r')
                 robot.wait_for(lambda: robot.status['prompts dropped'] == '1', 'refusing')
                 robot.show(draw_scene(1)[1])
-                client.wait_for('[error] no answer comes: the queue was full')
+                client.wait_for('error: no answer comes: the queue was full')
                 client.wait_for(PROMPT)
 
 
@@ -368,7 +401,7 @@ class TestTerminal:
             with terminal(robot.domain, tmp_path) as client:
                 client.wait_for('connected to /llamacpp_node; /help tells what there is')
                 client.type(f'{CIRCLE}\r')
-                client.wait_for('[error] no image')
+                client.wait_for('error: no image')
                 client.type(f'/image {SAMPLE_FILE}\r')
                 client.wait_for(f'{SAMPLE_FILE} is on /image\n')
                 client.type(f'{DESCRIBE}\r')

@@ -488,6 +488,11 @@ def test_nothing_that_was_given_is_ignored_silently(start: Start, tmp_path: Path
             "the ROS arguments cannot be read: Failed to parse ROS arguments: Couldn't parse"
             " params file: '--params-file none.yaml'. Error: Error opening YAML file",
         ),
+        (
+            ['-p', 'user_prompt:=What', 'is', 'this?'],
+            "the ROS arguments cannot be read: ['is', 'this?'];"
+            """ quote a value with spaces twice: -p NAME:="'...'\"""",
+        ),
     ],
 )
 def test_arguments_that_ros_cannot_read(start: Start, arguments: list[str], line: str) -> None:
@@ -495,6 +500,17 @@ def test_arguments_that_ros_cannot_read(start: Start, arguments: list[str], line
     with start(arguments=arguments) as robot:
         assert robot.wait_for_end() == 1
         assert robot.log.splitlines()[-1] == line
+
+
+def test_a_params_file_of_bare_values(start: Start, tmp_path: Path) -> None:
+    """What has to stand above the values is said, and where it can be seen."""
+    (tmp_path / 'bare.yaml').write_text('feed_type: 2\n')
+    with start(arguments=['--params-file', str(tmp_path / 'bare.yaml')]) as robot:
+        assert robot.wait_for_end() == 1
+        assert robot.log.splitlines()[-1].endswith(
+            'ros__parameters at line 1; values stand below NODE: and ros__parameters:, as'
+            ' config/params.yaml shows'
+        )
 
 
 def test_similar_frames_are_one(start: Start) -> None:

@@ -1,9 +1,10 @@
-"""What the command lines of the benchmarks share: one line for a wrong option, numbers, models."""
+"""Command lines of the tools: what cannot be read is one line; numbers, models by name."""
 
 from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -13,7 +14,16 @@ from hobot_llamacpp_py.catalogue import Edition
 from hobot_llamacpp_py.errors import ModelFileError
 from hobot_llamacpp_py.files import find_file
 
-__all__ = ['EXIT_STATUS', 'Parser', 'count', 'find_decoder', 'find_edition', 'positive']
+__all__ = [
+    'EXIT_STATUS',
+    'ArgumentParser',
+    'count',
+    'find_decoder',
+    'find_edition',
+    'number_below',
+    'positive',
+    'topic',
+]
 
 EXIT_STATUS = (
     'Exit status: 0 if all is well; 1 if it could not be done, a ratio misses its bar or'
@@ -21,12 +31,38 @@ EXIT_STATUS = (
 )
 
 
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong with the options in one line, without the usage above it."""
+class ArgumentParser(argparse.ArgumentParser):
+    """Says in one line what is wrong, without the usage before it; exits with 2."""
 
     def error(self, message: str) -> NoReturn:
-        """Exit with 2."""
         self.exit(2, f'error: {" ".join(message.split())}\n')
+
+
+def number_below(limit: float) -> Callable[[str], float]:
+    """Return the type of an argument that is a number above 0 and below a limit."""
+
+    def read(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = 0.0
+        if not 0 < number < limit:
+            raise argparse.ArgumentTypeError(f'{text!r} is no number between 0 and {limit:g}')
+        return number
+
+    return read
+
+
+def topic(text: str) -> str:
+    """Return an argument that names a ROS topic."""
+    from rclpy.exceptions import InvalidTopicNameException  # not all tools have ROS
+    from rclpy.validate_topic_name import validate_topic_name
+
+    try:
+        validate_topic_name(text)
+    except InvalidTopicNameException:
+        raise argparse.ArgumentTypeError(f'{text!r} is no topic such as /image') from None
+    return text
 
 
 def count(text: str) -> int:
