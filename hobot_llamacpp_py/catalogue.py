@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -154,13 +153,27 @@ def locate(name: str) -> Path | None:
     return None
 
 
-def where_to_get(name: str) -> str:
-    """Return a sentence about a file of the catalogue, empty for any other file."""
-    for edition, file in _files_named(name):
-        host = os.environ.get('HF_ENDPOINT', 'https://huggingface.co').rstrip('/')
-        url = f'{host}/{edition.repository}/resolve/main/{file}'
-        return f' (get it with `{edition.command}`, or from {url})'
+def where_to_get(*names: str) -> str:
+    """Return what gets files of the catalogue, or what runs here in their place.
+
+    Empty where no model has a file of these names.
+    """
+    wanted = {Path(name).name for name in names}
+    for model in load():
+        files = {board: _names(edition) for board, edition in model.editions.items()}
+        if not wanted & set().union(*files.values()):
+            continue
+        usable = [board for board in (this_board(), 'pc') if board in files]
+        board = next((board for board in usable if wanted & files[board]), usable[0])
+        command = model.editions[board].command
+        if wanted <= files[board]:
+            return command
+        return f'{command}, then -p llm_model_name:={model.name}'
     return ''
+
+
+def _names(edition: Edition) -> set[str]:
+    return {Path(file).name for file in (edition.encoder, edition.decoder)}
 
 
 def _files_named(name: str) -> Iterator[tuple[Edition, str]]:

@@ -53,7 +53,19 @@ class VlmError(Exception):
 
 
 class ModelFileError(VlmError):
-    """A model file is missing, unreadable, or does not fit the other model."""
+    """A model file is missing, unreadable, or does not fit the other model.
+
+    Attributes:
+        fact: the text without `mend`.
+        mend: what gets the right file, empty where that is not known; the text ends with it.
+    """
+
+    def __init__(
+        self, fact: str = '', *, mend: str = '', setting: str = '', value: int | str | None = None
+    ) -> None:
+        text = f'{fact}; get it with: {mend}' if mend else fact
+        super().__init__(text, setting=setting, value=value)
+        self.fact, self.mend = fact, mend
 
 
 class ImageError(VlmError):

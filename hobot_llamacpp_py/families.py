@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from hobot_llamacpp_py.errors import ModelFileError
+
 __all__ = [
     'FAMILIES',
     'INTERNVL',
@@ -17,6 +19,7 @@ __all__ = [
     'ModelFamily',
     'Projector',
     'PromptLayout',
+    'check_vocabulary',
     'missing_tokens',
 ]
 
@@ -136,3 +139,24 @@ def missing_tokens(family: ModelFamily, has: Callable[[str], bool]) -> str:
         firsts = [next((t for t in form if t not in missing), form[0]) for form in lacking]
         missing.append(' or '.join(firsts))
     return ', '.join(dict.fromkeys(missing))
+
+
+def check_vocabulary(family: ModelFamily, has: Callable[[str], bool]) -> None:
+    """Check that a vocabulary has a family's special tokens.
+
+    Args:
+        has: tells whether a special token is in the vocabulary.
+
+    Raises:
+        ModelFileError: it lacks some; says whose it has.
+    """
+    if not (missing := missing_tokens(family, has)):
+        return
+    other = next((f.name for f in FAMILIES.values() if not missing_tokens(f, has)), '')
+    article = 'an' if other[:1] in tuple('AEIOU') else 'a'
+    hint = f'. It looks like {article} {other}' if other else ''
+    raise ModelFileError(
+        f'{family.name} does not fit this GGUF: its vocabulary has no {missing}{hint}',
+        setting='family',
+        value=other or None,
+    )

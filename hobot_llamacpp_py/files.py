@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from hobot_llamacpp_py import catalogue
 from hobot_llamacpp_py.errors import ModelFileError, ParameterError
 from hobot_llamacpp_py.folders import search_folders
 
-__all__ = ['find_file', 'read_text']
+__all__ = ['find_file', 'missing_files', 'read_text']
 
 
 def find_file(parameter: str, name: str) -> Path:
@@ -20,22 +21,45 @@ def find_file(parameter: str, name: str) -> Path:
     `models get` has put a file of that name.
 
     Raises:
-        ModelFileError: no such file; lists every place tried, and where a known model comes from.
+        ModelFileError: no such file; tells the places, and what gets a known model.
     """
-    if not name:
-        raise ModelFileError(f'{parameter} is empty: it must name a file')
-    tried = []
-    for folder in [Path()] if os.path.isabs(name) else search_folders():
+    for folder in _places(name):
         path = folder.absolute() / name
         if os.path.isfile(path):  # unlike Path.is_file it takes any text for a name
             return path
-        tried.append(f'{path} (a folder)' if os.path.isdir(path) else str(path))
     if found := catalogue.locate(name):
         return found
-    places = ', '.join(dict.fromkeys(tried))
-    raise ModelFileError(
-        f'{parameter}: no such file, tried {places}{catalogue.where_to_get(name)}'
-    )
+    raise missing_files({parameter: name})
+
+
+def missing_files(names: Mapping[str, str]) -> ModelFileError:
+    """Return the error about files that are in none of the places: each name, and those once.
+
+    Args:
+        names: by the parameter that names the file.
+    """
+    facts = [
+        f'{parameter}: no such file, tried {name}{_kind(name)}'
+        if name
+        else f'{parameter} is empty: it must name a file'
+        for parameter, name in names.items()
+    ]
+    relative = [name for name in names.values() if name and not os.path.isabs(name)]
+    if relative:
+        places = dict.fromkeys(str(folder.absolute()) for folder in search_folders())
+        facts.append(f'searched: {", ".join(places)}')
+    return ModelFileError('; '.join(facts), mend=catalogue.where_to_get(*names.values()))
+
+
+def _places(name: str) -> list[Path]:
+    if not name:
+        return []
+    return [Path()] if os.path.isabs(name) else search_folders()
+
+
+def _kind(name: str) -> str:
+    is_folder = any(os.path.isdir(folder.absolute() / name) for folder in _places(name))
+    return ' (a folder)' if is_folder else ''
 
 
 def read_text(parameter: str, name: str) -> str:

@@ -14,8 +14,7 @@ from typing import Protocol
 from hobot_llamacpp_py.config import Switch
 from hobot_llamacpp_py.engine.request import Turn
 from hobot_llamacpp_py.engine.thoughts import ThoughtFormat, thought_format
-from hobot_llamacpp_py.errors import ModelFileError
-from hobot_llamacpp_py.families import FAMILIES, SPECIAL, ModelFamily, missing_tokens
+from hobot_llamacpp_py.families import SPECIAL, ModelFamily, check_vocabulary
 from hobot_llamacpp_py.vision.picture import Picture
 
 __all__ = [
@@ -97,15 +96,7 @@ class FamilyFormat:
     """
 
     def __init__(self, family: ModelFamily, vocabulary: Vocabulary) -> None:
-        missing = _missing(family, vocabulary)
-        if missing:
-            others = [f for f in FAMILIES.values() if not _missing(f, vocabulary)]
-            hint = f'. It looks like {_a(others[0].name)}' if others else ''
-            raise ModelFileError(
-                f'{family.name} does not fit this GGUF: its vocabulary has no {missing}{hint}',
-                setting='family',
-                value=others[0].name if others else None,
-            )
+        check_vocabulary(family, lambda token: vocabulary.special_id(token) is not None)
         layout = family.prompt
         self.thoughts = thought_format(vocabulary)
         self._vocabulary, self._layout = vocabulary, layout
@@ -128,10 +119,6 @@ class FamilyFormat:
                 parts += [Tokens(turn.answer), *_parts(layout.end)]
         parts += begin_answer('', self.thoughts, thinking, self._vocabulary)
         return list(merged(parts))
-
-
-def _missing(family: ModelFamily, vocabulary: Vocabulary) -> str:
-    return missing_tokens(family, lambda token: vocabulary.special_id(token) is not None)
 
 
 def _parts(trusted: str) -> list[Part]:
@@ -164,10 +151,6 @@ def begin_answer(
     if thinking == 'off' and (not is_told or thoughts.is_open(tail)):
         return [*vocabulary.split_special(thoughts.closing(tail))]
     return [InThought()] if thoughts.is_open(tail) else []
-
-
-def _a(name: str) -> str:
-    return f'{"an" if name[0] in "AEIOU" else "a"} {name}'
 
 
 def merged(parts: Iterable[Part]) -> Iterator[Part]:

@@ -22,7 +22,7 @@ from hobot_llamacpp_py.config import (
 )
 from hobot_llamacpp_py.errors import ModelFileError, VlmError, one_line
 from hobot_llamacpp_py.families import FAMILIES, ModelFamily
-from hobot_llamacpp_py.files import find_file
+from hobot_llamacpp_py.files import find_file, missing_files
 from hobot_llamacpp_py.health.packages import missing
 from hobot_llamacpp_py.ros.model_parameters import (
     AnswerParameters,
@@ -94,29 +94,27 @@ class Parameters(
 
     def find_models(
         self, edition: Edition | None, given: Container[str]
-    ) -> tuple[dict[str, Path], list[str]]:
-        """Look for the models' files; return them by parameter, and an error for each miss.
+    ) -> tuple[dict[str, Path], ModelFileError | None]:
+        """Look for the models' files; return them by parameter, and the error about the others.
 
         Args:
             edition: as `with_catalogue` returns it.
         """
         if self.is_remote:
-            return {}, []
+            return {}, None
         wanted = {'llm_model_name': edition.decoder if edition else self.llm_model_name}
         if self.feed_type != 2:
             wanted['model_file_name'] = self.model_file_name
-        files, missing = {}, []
+        files, missing = {}, {}
         for name, value in wanted.items():
             try:
                 files[name] = find_file(name, value)
-            except ModelFileError as error:
-                missing.append(str(error))
+            except ModelFileError:
+                missing[name] = value
         if missing and edition and 'model_file_name' not in given:
-            missing = [
-                f'llm_model_name: {edition.model} is not on this machine, or not all of it; get it'
-                f' with: {edition.command}'
-            ]
-        return files, missing
+            fact = f'llm_model_name: {edition.model} is not on this machine, or not all of it'
+            return files, ModelFileError(fact, mend=edition.command)
+        return files, missing_files(missing) if missing else None
 
     @property
     def family(self) -> ModelFamily:

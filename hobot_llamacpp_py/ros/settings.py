@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.exceptions import NameValidationException
+from rclpy.expand_topic_name import expand_topic_name
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.validate_full_topic_name import validate_full_topic_name
 
 from hobot_llamacpp_py.catalogue import Edition
 from hobot_llamacpp_py.engine import ChatConfig, Constraint, grammar, json_schema
@@ -22,7 +25,15 @@ from hobot_llamacpp_py.ros.parameters import OF_THE_MODEL, Parameters, specs
 if TYPE_CHECKING:
     from hobot_llamacpp_py.engine import Engine
 
-__all__ = ['BUILT_IN', 'COMMAND', 'Settings']
+__all__ = [
+    'BUILT_IN',
+    'COMMAND',
+    'Settings',
+    'check_combinations',
+    'check_topics',
+    'find_inputs',
+    'unknown_parameters',
+]
 
 COMMAND = 'ros2 run hobot_llamacpp_py hobot_llamacpp_py --ros-args'
 BUILT_IN = (
@@ -54,8 +65,9 @@ class Settings:
         self._start: Callable[[Constraint], object] | None = None
         self._edition: Edition | None = None  # where llm_model_name names a model
         self.current = self._declare()
-        self._check_combinations()
-        self._check_topics()
+        for line in check_combinations(self.current):
+            self._logger.warning(line)
+        check_topics(self.current, node.get_name(), node.get_namespace())
         self.files = self._find_files()
         """Paths by the name of the parameter that names the file; of a server its address."""
 
@@ -115,66 +127,95 @@ class Settings:
             )
             declared = self._node.declare_parameter(spec.name, spec.default, descriptor)
             values[spec.name] = declared.value
-        self._warn_of_unknown()
+        for line in unknown_parameters(n for n in self.given if not self._node.has_parameter(n)):
+            self._logger.warning(line)
         parameters, self._edition = Parameters.from_values(values).with_catalogue(self.given)
         if self._edition:  # for those who ask the node
             changed = [Parameter(n, value=getattr(parameters, n)) for n in OF_THE_MODEL]
             self._node.set_parameters(changed)
         return parameters
 
-    def _warn_of_unknown(self) -> None:
-        """Name parameters that were given but do not exist: ROS ignores them without a word."""
-        for name in self.given:
-            whole = name.split('.')[0]
-            if whole != name and whole in specs():
-                raise ParameterError(f'{whole} is a map in YAML; quote it, so that it is a text')
-            if not self._node.has_parameter(name) and '.' not in name:
-                similar = difflib.get_close_matches(name, specs(), 1)
-                hint = f'; did you mean {similar[0]}?' if similar else ''
-                self._logger.warning(f'there is no parameter {name}{hint}')
-
-    def _check_combinations(self) -> None:
-        """Say at once what does not go together, instead of doing something else."""
-        parameters = self.current
-        if constraint := _constraint(parameters):
-            _check(constraint, parameters)
-        if parameters.pre_infer and parameters.feed_type == 2:
-            self._logger.warning('pre_infer has no effect in a text chat')
-        if parameters.publish_overlay and parameters.feed_type == 2:
-            self._logger.warning('publish_overlay has no effect in a text chat: no pictures')
-        if parameters.once and not parameters.user_prompt:
-            raise ParameterError('once needs a user_prompt to answer')
-        if parameters.continuous and parameters.feed_type != 1:
-            raise ParameterError('continuous needs images on a topic: set feed_type:=1')
-
-    def _check_topics(self) -> None:
-        for name in specs():
-            if name.endswith('_topic_name'):
-                topic = getattr(self.current, name)
-                try:
-                    self._node.resolve_topic_name(topic)
-                except Exception as error:  # of rclpy's C library, not exported
-                    reason = str(error).split(', at ')[0]
-                    raise ParameterError(f'{name}: {topic!r} is no topic: {reason}') from None
-
     def _find_files(self) -> dict[str, str]:
         """Find all files before any is loaded, so that a miss is told at once."""
         parameters = self.current
         files, missing = parameters.find_models(self._edition, self.given)
         if missing and self._edition:
-            raise ModelFileError('; '.join(missing))
+            raise missing
         if missing:
             command = _BUILT_IN_CHAT if parameters.feed_type == 2 else BUILT_IN
-            raise ModelFileError(f'{"; ".join(missing)}. To try the built-in model: {command}')
-        if parameters.feed_type == 0:
-            files['image'] = find_file('image', parameters.image)
-        _system_prompt(parameters)
+            raise ModelFileError(f'{missing}. To try the built-in model: {command}')
+        files |= find_inputs(parameters)
         found = {name: str(path) for name, path in files.items()}
         if parameters.is_remote:
             from hobot_llamacpp_py.remote.protocol import base_url
 
             return {'llm_model_name': base_url(parameters.llm_model_name), **found}
         return found
+
+
+def unknown_parameters(given: Iterable[str]) -> Iterator[str]:
+    """Name what was given but does not exist: ROS ignores it without a word.
+
+    Raises:
+        ParameterError: a value is a map, which ROS takes for several parameters.
+    """
+    for name in given:
+        whole = name.split('.')[0]
+        if whole != name and whole in specs():
+            raise ParameterError(f'{whole} is a map in YAML; quote it, so that it is a text')
+        if name not in specs() and '.' not in name:
+            similar = difflib.get_close_matches(name, specs(), 1)
+            hint = f'; did you mean {similar[0]}?' if similar else ''
+            yield f'there is no parameter {name}{hint}'
+
+
+def check_combinations(parameters: Parameters) -> list[str]:
+    """Return what has no effect together with something else.
+
+    Raises:
+        VlmError: values exclude each other, or cannot be used.
+    """
+    if constraint := _constraint(parameters):
+        _check(constraint, parameters)
+    if parameters.once and not parameters.user_prompt:
+        raise ParameterError('once needs a user_prompt to answer')
+    if parameters.continuous and parameters.feed_type != 1:
+        raise ParameterError('continuous needs images on a topic: set feed_type:=1')
+    lines = []
+    if parameters.pre_infer and parameters.feed_type == 2:
+        lines.append('pre_infer has no effect in a text chat')
+    if parameters.publish_overlay and parameters.feed_type == 2:
+        lines.append('publish_overlay has no effect in a text chat: no pictures')
+    return lines
+
+
+def check_topics(parameters: Parameters, node: str, namespace: str) -> None:
+    """Check that the topics' names are such to ROS.
+
+    Raises:
+        ParameterError: one is not; says why.
+    """
+    for name in specs():
+        if name.endswith('_topic_name'):
+            topic = getattr(parameters, name)
+            try:
+                validate_full_topic_name(expand_topic_name(topic, node, namespace))
+            except (ValueError, NameValidationException) as error:
+                said = str(error).split(', at ')[0].splitlines()[0].rstrip(':')
+                reason = re.sub("^(topic name '.*' is invalid|Invalid topic name): ", '', said)
+                raise ParameterError(f'{name}: {topic!r} is no topic: {reason}') from None
+
+
+def find_inputs(parameters: Parameters) -> dict[str, Path]:
+    """Find the local image, if there is to be one; read the system prompt.
+
+    Raises:
+        ModelFileError, ParameterError: a file is not there, or cannot be read.
+    """
+    _system_prompt(parameters)
+    if parameters.feed_type != 0:
+        return {}
+    return {'image': find_file('image', parameters.image)}
 
 
 def _check(constraint: Constraint, parameters: Parameters) -> None:

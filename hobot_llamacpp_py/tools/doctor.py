@@ -127,7 +127,7 @@ def _case(options: argparse.Namespace) -> Case:
         machine=Machine((options.root or Path('/')).absolute()),
         llm=files.get('llm_model_name'),
         encoder=files.get('model_file_name'),
-        missing=tuple(missing),
+        missing=(str(missing),) if missing else (),
         decoder_config=parameters.decoder_config(),
         encoder_config=parameters.encoder_config(),
         image_topic=topic if parameters.feed_type == 1 and not options.no_topics else '',

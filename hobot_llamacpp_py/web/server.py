@@ -16,7 +16,7 @@ from hobot_llamacpp_py.web.backend import Backend
 if TYPE_CHECKING:
     from hobot_llamacpp_py.web.metrics import Metrics
 
-__all__ = ['Server', 'read_token']
+__all__ = ['Server', 'bound', 'check_address', 'read_token']
 
 log = logging.getLogger(__name__)
 
@@ -38,17 +38,8 @@ class Server:
     """
 
     def __init__(self, backend: Backend, host: str, port: int, token: str = '') -> None:
-        missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-        if missing:
-            raise ServerError(
-                f'the HTTP server needs {", ".join(missing)}, not installed here: {INSTALL}'
-            )
-        if host not in LOOPBACK and not token:
-            raise ServerError(
-                f'{host} is reached from other machines: the HTTP server needs a token there'
-                ' (http_token_file)'
-            )
-        self._socket = _bound(host, port)
+        check_address(host, token)
+        self._socket = bound(host, port)
         self.port: int = self._socket.getsockname()[1]
         """The port, also where 0 asked for any."""
         self._backend, self._host, self._token = backend, host, token
@@ -104,6 +95,24 @@ class Server:
             log.error('the HTTP server has ended: %s: %s', type(error).__name__, error)
 
 
+def check_address(host: str, token: str) -> None:
+    """Check that a server may listen there, and can.
+
+    Raises:
+        ServerError: packages are missing, or others could ask it without a token.
+    """
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ServerError(
+            f'the HTTP server needs {", ".join(missing)}, not installed here: {INSTALL}'
+        )
+    if host not in LOOPBACK and not token:
+        raise ServerError(
+            f'{host} is reached from other machines: the HTTP server needs a token there'
+            ' (http_token_file)'
+        )
+
+
 def read_token(path: str) -> str:
     """Return the token in a file.
 
@@ -125,7 +134,12 @@ def read_token(path: str) -> str:
     return token
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def bound(host: str, port: int) -> socket.socket:
+    """Return a socket that has an address.
+
+    Raises:
+        ServerError: it cannot be had.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
