@@ -24,7 +24,7 @@ ROOMS = {
     'web': CORE | {'health', 'vision', 'engine'},
     'ros': CORE | {'health', 'drawing', 'vision', 'engine', 'remote', 'web'},
     'launching': CORE | {'ros'},
-    'tools': CORE | {'health', 'vision', 'engine', 'remote', 'web', 'ros'},
+    'tools': CORE | {'health', 'drawing', 'vision', 'engine', 'remote', 'web', 'ros'},
     '__main__': {'health', 'ros'},
 }
 ROS = {'rclpy', 'std_msgs', 'sensor_msgs', 'std_srvs', 'diagnostic_msgs', 'launch', 'launch_ros'}

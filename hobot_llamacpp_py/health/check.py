@@ -41,20 +41,18 @@ class Case:
 
     Attributes:
         llm, encoder: the models' files; None: missing, or not wanted.
-        missing: an error for each file that was not found.
         image_topic: empty where the node takes no images from a topic.
-        port: where the node will listen, None for nowhere.
+        port: where the node will listen, 0 for nowhere.
     """
 
     machine: Machine = field(default_factory=Machine)
     llm: Path | None = None
     encoder: Path | None = None
-    missing: tuple[str, ...] = ()
     decoder_config: DecoderConfig = DecoderConfig()
     encoder_config: EncoderConfig = EncoderConfig()
     image_topic: str = ''
     prompt_topic: str = ''
-    port: int | None = None
+    port: int = 0
 
     @property
     def encoder_kind(self) -> str:

@@ -48,6 +48,9 @@ def check(case: Case) -> Iterator[Result]:
     heaps = [heap for name in _HEAPS if (heap := _heap(case.machine, name))]
     hidden = not heaps or any(heap.used is None for heap in heaps)
     look = f'sudo cat {_FOLDER}/{{{",".join(_HEAPS)}}}'
+    if not heaps and any(case.machine.text(f'{_FOLDER}/{name}') for name in _HEAPS):
+        yield Result('warning', f'{_FOLDER}: what is in it is not in the form known', look)
+        return
     if not heaps:
         yield Result('warning', f'{_FOLDER} cannot be read, only root can', look)
         return

@@ -15,7 +15,7 @@ def check(case: Case) -> Iterator[Result]:
     """Look whether somebody listens there already."""
     port = case.port
     if not port:
-        yield Result('skipped', 'no port is asked for (--port)')
+        yield Result('skipped', 'no port is asked for (http_port)')
     elif port in _listened(case.machine):
         mend = f"take another port, or end who has it: sudo ss -ltnp 'sport = :{port}'"
         yield Result('failure', f'port {port} is in use', mend)

@@ -6,8 +6,12 @@ import importlib.util
 import os
 from collections.abc import Iterator
 
+from hobot_llamacpp_py.health.boards import board_of
 from hobot_llamacpp_py.health.check import Case, Result
 
+_NONE = 'no setup.bash below /opt/tros or /opt/ros'
+_INSTALL_TROS = 'sudo apt update && sudo apt install tros-humble'
+_INSTALL_ROS = 'install ROS 2, or use the engine from Python'
 _RMW_DEFAULT = 'the default middleware'
 
 
@@ -22,14 +26,16 @@ def check(case: Case) -> Iterator[Result]:
         if (path / 'setup.bash').is_file()
     ]
     if not case.machine.is_live:
-        level = 'ok' if setups else 'skipped'
-        yield Result(
-            'ok' if level == 'ok' else 'skipped',
-            f'installed: {", ".join(setups) or "no ROS 2 that is told by a folder"}',
-        )
+        if setups:
+            yield Result('ok', f'installed: {", ".join(setups)}')
+        elif board_of(case.machine):
+            yield Result('failure', f'{_NONE}: TogetheROS is not installed', _INSTALL_TROS)
+        else:
+            yield Result('skipped', f'{_NONE}; ROS 2 may be elsewhere, which a folder hides')
         return
     if importlib.util.find_spec('rclpy') is None:
-        mend = f'source {setups[0]}' if setups else 'install ROS 2, or use the engine from Python'
+        install = _INSTALL_TROS if board_of(case.machine) else _INSTALL_ROS
+        mend = f'source {setups[0]}' if setups else install
         yield Result('failure', 'rclpy cannot be found', mend)
         return
     distribution = os.environ.get('ROS_DISTRO', 'of unknown distribution')

@@ -11,9 +11,12 @@ from typing import Any
 
 import rclpy
 from rclpy.context import Context
+from rclpy.exceptions import NameValidationException
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.expand_topic_name import expand_topic_name
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rclpy.validate_full_topic_name import validate_full_topic_name
 from sensor_msgs.msg import CompressedImage, Image
 
 from hobot_llamacpp_py.health.check import Case, Result
@@ -33,6 +36,13 @@ def check(case: Case) -> Iterator[Result]:
     if not case.machine.is_live:
         yield Result('skipped', 'topics are to be seen live only')
         return
+    topics = [topic for topic in (case.image_topic, case.prompt_topic) if topic]
+    try:
+        for topic in topics:
+            validate_full_topic_name(expand_topic_name(topic, 'llamacpp_node', '/'))
+    except (ValueError, NameValidationException):
+        yield Result('skipped', f'{topic!r} is no topic')
+        return
     context = Context()
     rclpy.init(args=[], context=context)
     try:
@@ -41,7 +51,6 @@ def check(case: Case) -> Iterator[Result]:
         )
         executor = SingleThreadedExecutor(context=context)
         executor.add_node(node)
-        topics = [topic for topic in (case.image_topic, case.prompt_topic) if topic]
 
         def everybody() -> bool:
             found = [node.get_publishers_info_by_topic(topic) for topic in topics]

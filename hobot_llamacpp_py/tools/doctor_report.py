@@ -11,6 +11,7 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
+from hobot_llamacpp_py.folders import share_directory
 from hobot_llamacpp_py.health.machine import Machine
 from hobot_llamacpp_py.health.packages import version_of
 
@@ -55,16 +56,22 @@ def write_report(path: Path, machine: Machine, lines: Sequence[str]) -> None:
         *(f'{field}: {memory[field]}' for field in _MEMORY if field in memory),
     ]
     hidden = [('Checks', list(lines)), ('Machine', facts)]
-    versions: list[tuple[str, list[str]]] = []
+    versions = [f'hobot_llamacpp_py: {_own_version()}']
     if machine.is_live:
         names = [*VARIABLES, *sorted(name for name in os.environ if name.startswith(OURS))]
         values = [f'{name}={os.environ[name]}' for name in names if name in os.environ]
         hidden.append(('Environment', values))
         found = [f'{name}: {v}' for name in PACKAGES if (v := version_of(name))]
-        versions.append(('Versions', [f'Python: {platform.python_version()}', *found]))
+        versions += [f'Python: {platform.python_version()}', *found]
     # Versions may look like addresses.
-    text = scrubbed(_sections(hidden), machine) + _sections(versions)
+    text = scrubbed(_sections(hidden), machine) + _sections([('Versions', versions)])
     path.write_text(f'# hobot_llamacpp_py doctor\n{text}', 'utf-8')
+
+
+def _own_version() -> str:
+    package = share_directory() / 'package.xml'
+    found = re.search('<version>(.*?)</version>', package.read_text('utf-8'))
+    return found[1] if found else 'unknown'
 
 
 def _sections(parts: Sequence[tuple[str, Sequence[str]]]) -> str:

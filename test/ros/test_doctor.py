@@ -58,13 +58,19 @@ def publishers(domain: int, *topics: tuple[type, str, ReliabilityPolicy]) -> Ite
 
 def topics(domain: int, *arguments: str) -> list[tuple[str, str]]:
     """Run the doctor; return level and text of what it says of topics."""
+    rows = results(domain, *arguments)
+    return [(row['level'], row['text']) for row in rows if row['check'] == 'topics']
+
+
+def results(domain: int, *arguments: str) -> list[dict[str, str]]:
+    """Run the doctor with a camera wanted; return what it says."""
     command = [sys.executable, '-m', 'hobot_llamacpp_py.tools.doctor', '--json']
     command += ['--llm', str(CONFIG / 'nano_internvl.gguf'), '--feed-type', '1']
     command += ['--encoder', str(CONFIG / 'nano_internvl_vit.onnx'), *arguments]
     environment = {**os.environ, 'ROS_DOMAIN_ID': str(domain)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    rows = json.loads(done.stdout)['results']
-    return [(row['level'], row['text']) for row in rows if row['check'] == 'topics']
+    rows: list[dict[str, str]] = json.loads(done.stdout)['results']
+    return rows
 
 
 def test_topics_as_they_should_be() -> None:
@@ -97,6 +103,15 @@ def test_nobody_there() -> None:
         (image, prompt) = topics(domain)
     assert image == ('warning', 'nobody publishes /image')
     assert prompt[0] == 'ok' and 'nobody publishes yet' in prompt[1]
+
+
+def test_a_topic_that_is_none() -> None:
+    """A name that ROS refuses is a failure in the node's words, and no check fails itself."""
+    with own_domain() as domain:
+        rows = results(domain, '--ros-img-sub-topic-name', 'bad topic')
+    (line,) = [row['text'] for row in rows if row['level'] == 'failure']
+    assert line.startswith("ros_img_sub_topic_name: 'bad topic' is no topic: topic name must not")
+    assert not [row for row in rows if 'the check itself failed' in row['text']]
 
 
 def test_the_node_refuses_what_cannot_fit(start: Start, tmp_path: Path) -> None:
