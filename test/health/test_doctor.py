@@ -400,7 +400,8 @@ def test_packages_of_what_is_asked_for(tmp_path: Path) -> None:
     lines = (f'http_port: {free_port()}', 'publish_overlay: true')
     (http, overlay) = settings(tmp_path, *lines, variables=variables)
     assert http[0] == overlay[0] == 'failure'
-    assert 'needs mcp, not installed' in http[1] and http[2].endswith('requirements/web.txt')
+    assert 'packages of the HTTP server are missing' in http[1]
+    assert http[2] == 'pip3 install mcp==2.3.0'
     assert 'publish_overlay' in overlay[1] and 'pip3 install pillow' in overlay[2]
     assert settings(tmp_path) == []
 
