@@ -10,8 +10,10 @@ from hobot_llamacpp_py.vision.backends import BACKENDS
 
 __all__ = ['AnswerParameters', 'DecoderParameters', 'EncoderParameters', 'SamplingParameters']
 
+# Only the whole table is made, not its parts: they need no methods, which take time to write.
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class AnswerParameters:
     """What an answer may be."""
 
@@ -45,7 +47,7 @@ class AnswerParameters:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class SamplingParameters:
     """How the next token is chosen."""
 
@@ -113,7 +115,7 @@ class SamplingParameters:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class DecoderParameters:
     """llama.cpp's context."""
 
@@ -149,7 +151,7 @@ class DecoderParameters:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class EncoderParameters:
     """The vision encoder."""
 

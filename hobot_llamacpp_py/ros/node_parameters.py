@@ -17,8 +17,10 @@ __all__ = [
     'ServerParameters',
 ]
 
+# Only the whole table is made, not its parts: they need no methods, which take time to write.
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class CppParameters:
     """What the C++ node has, too."""
 
@@ -115,7 +117,7 @@ class CppParameters:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class PictureParameters:
     """How pictures come and when they are prepared."""
 
@@ -186,7 +188,7 @@ class PictureParameters:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class PromptParameters:
     """Which questions are asked."""
 
@@ -219,7 +221,7 @@ class PromptParameters:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class RemoteParameters:
     """A server that stands in for the models."""
 
@@ -241,7 +243,7 @@ class RemoteParameters:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class OverlayParameters:
     """Pictures with answers."""
 
@@ -253,7 +255,7 @@ class OverlayParameters:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class ServerParameters:
     """The HTTP server."""
 

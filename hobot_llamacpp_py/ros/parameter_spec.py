@@ -7,6 +7,7 @@ ROS hands over what YAML made of a value, so `pre_infer:=true`, `temperature:=0`
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import typing
 from dataclasses import dataclass
@@ -17,6 +18,11 @@ from hobot_llamacpp_py.errors import ParameterError
 __all__ = ['ParameterSpec', 'Scalar', 'param', 'setting', 'specs_of']
 
 Scalar = bool | int | float | str
+
+
+@functools.cache
+def _type_hints(config: type) -> dict[str, Any]:
+    return typing.get_type_hints(config)
 
 
 def param(
@@ -48,7 +54,7 @@ def setting(config: type, field: str, sentence: str, sentence_cn: str, **options
 
     The default is the field's, and so are the choices where its type is a Literal.
     """
-    hint = typing.get_type_hints(config)[field]
+    hint = _type_hints(config)[field]
     if typing.get_origin(hint) is typing.Literal:
         options.setdefault('choices', typing.get_args(hint))
     default = getattr(config, field)
