@@ -6,7 +6,7 @@ import logging
 import threading
 from typing import Any
 
-import llama_cpp
+from hobot_llamacpp_py.llama_api import llama_cpp
 
 __all__ = ['Reason', 'on_llama_log']
 

@@ -15,7 +15,7 @@ PACKAGE = ROOT / 'hobot_llamacpp_py'
 # The rooms, each with what it may import of the package besides itself.
 CORE = {
     *('board', 'catalogue', 'config', 'errors', 'families', 'files', 'folders', 'gguf_header'),
-    'llama_log',
+    *('llama_api', 'llama_log'),
 }
 ROOMS = {
     'health': CORE,
@@ -35,13 +35,6 @@ MOST_LINES, MOST_LINES_OF_A_CLASS = 400, 250
 BINDINGS = {
     'onnxruntime': {'vision/onnx.py'},
     'llama_cpp': {
-        'llama_log.py',
-        'engine/constraint_compiler.py',
-        'engine/decoder.py',
-        'engine/sampler.py',
-        'engine/vocabulary.py',
-        'tools/bench_engine.py',
-        'tools/bench_threads.py',
         'vision/mmproj.py',
     },
     'llguidance': {'engine/constraint_compiler.py', 'engine/constraint_trial.py'},

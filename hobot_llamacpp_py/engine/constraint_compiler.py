@@ -11,11 +11,10 @@ from collections import OrderedDict
 from concurrent.futures import Future
 from typing import Any
 
-import llama_cpp
-
 from hobot_llamacpp_py.config import Constraint
 from hobot_llamacpp_py.engine.constraints import check, llguidance_form
 from hobot_llamacpp_py.errors import ConstraintError
+from hobot_llamacpp_py.llama_api import llama_cpp
 
 __all__ = ['ConstraintCompiler']
 
@@ -139,7 +138,7 @@ class ConstraintCompiler:
             n = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, True)
             texts.append(ctypes.string_at(buffer, max(n, 0)))
         texts.append(b'\xff<end>')
-        tokenize = llama_cpp.llama_cpp._lib.llama_tokenize
+        tokenize = llama_cpp._lib.llama_tokenize
         return llguidance.LLTokenizer.from_llamacpp(  # type: ignore[attr-defined]
             tokens=texts,
             vocab_ptr=ctypes.cast(self._vocab, ctypes.c_void_p).value,

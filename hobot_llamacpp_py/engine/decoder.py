@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
@@ -34,6 +33,7 @@ from hobot_llamacpp_py.engine.vocabulary import Vocabulary
 from hobot_llamacpp_py.errors import CancelledError, InferenceError, ModelFileError
 from hobot_llamacpp_py.gguf_header import check_magic
 from hobot_llamacpp_py.health.free_memory import Free, MemoryGuard, free_memory
+from hobot_llamacpp_py.llama_api import llama_cpp
 from hobot_llamacpp_py.llama_log import Reason, on_llama_log
 
 __all__ = ['Decoder', 'Segment']

@@ -5,13 +5,13 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
 from hobot_llamacpp_py.config import SamplingConfig
 from hobot_llamacpp_py.engine.matcher import Matcher
 from hobot_llamacpp_py.errors import InferenceError
+from hobot_llamacpp_py.llama_api import llama_cpp
 
 __all__ = ['Sampler']
 

@@ -6,10 +6,9 @@ import ctypes
 import re
 from typing import Any
 
-import llama_cpp
-
 from hobot_llamacpp_py.engine.prompt_format import Special, Text
 from hobot_llamacpp_py.errors import InferenceError
+from hobot_llamacpp_py.llama_api import llama_cpp
 
 __all__ = ['Vocabulary']
 

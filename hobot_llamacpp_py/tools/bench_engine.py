@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
@@ -20,6 +19,7 @@ from hobot_llamacpp_py.engine.kv_cache import ImageSpan, KvCache
 from hobot_llamacpp_py.engine.sampler import Sampler
 from hobot_llamacpp_py.engine.speculation import Drafter
 from hobot_llamacpp_py.errors import VlmError
+from hobot_llamacpp_py.llama_api import llama_cpp
 from hobot_llamacpp_py.tools.bench_results import PART, Figure, figure
 
 __all__ = ['FILL', 'PARTS', 'WAYS', 'Bench', 'NotingDecoder', 'StandInEncoder']

@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import llama_cpp
-
 from hobot_llamacpp_py.config import DecoderConfig
 from hobot_llamacpp_py.engine import VlmError
 from hobot_llamacpp_py.engine.decoder import Decoder
 from hobot_llamacpp_py.engine.threads import usable_cores
+from hobot_llamacpp_py.llama_api import llama_cpp
 from hobot_llamacpp_py.tools.arguments import EXIT_STATUS, ArgumentParser, count, find_decoder
 from hobot_llamacpp_py.tools.bars import Bar, print_verdicts
 from hobot_llamacpp_py.tools.bench_model import write_model

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
@@ -23,6 +22,7 @@ from hobot_llamacpp_py.config import EncoderConfig
 from hobot_llamacpp_py.errors import InferenceError, ModelFileError
 from hobot_llamacpp_py.families import ModelFamily
 from hobot_llamacpp_py.health.packages import INSTALL_LIBMTMD
+from hobot_llamacpp_py.llama_api import llama_cpp
 from hobot_llamacpp_py.llama_log import Reason, on_llama_log
 from hobot_llamacpp_py.vision.mmproj_header import mmproj_sizes
 from hobot_llamacpp_py.vision.tensors import as_embeddings
