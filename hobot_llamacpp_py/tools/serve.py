@@ -10,15 +10,14 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from hobot_llamacpp_py import catalogue
-from hobot_llamacpp_py.board import this_board
 from hobot_llamacpp_py.config import ChatConfig, DecoderConfig, EncoderConfig
 from hobot_llamacpp_py.engine import Engine
-from hobot_llamacpp_py.errors import ModelFileError, ParameterError, VlmError, one_line
+from hobot_llamacpp_py.errors import ParameterError, VlmError, one_line
 from hobot_llamacpp_py.families import FAMILIES, ModelFamily
 from hobot_llamacpp_py.files import find_file, text_of
 from hobot_llamacpp_py.health.packages import missing
 from hobot_llamacpp_py.ros.parameters import coerce
-from hobot_llamacpp_py.tools.arguments import ArgumentParser
+from hobot_llamacpp_py.tools.arguments import ArgumentParser, find_edition
 from hobot_llamacpp_py.vision.image_file import read_image
 from hobot_llamacpp_py.web.server import Server, read_token
 from hobot_llamacpp_py.web.standalone import EngineThread
@@ -138,16 +137,9 @@ def _engine_thread(
 def _models(options: argparse.Namespace) -> tuple[ModelFamily, Path | None, Path]:
     """Return the family, where the encoder is, if there is to be one, and the decoder."""
     family, encoder = FAMILIES[0], None
-    if catalogue.is_name(options.llm):
-        model = catalogue.find(options.llm)
-        edition = model.ready() or model.edition(this_board())
-        found = edition.paths()
-        if found is None:
-            raise ModelFileError(
-                f'--llm: {model.name} is not on this machine, or not all of it; get it with:'
-                f' {edition.command}'
-            )
-        family, (encoder, llm) = model.family, found
+    edition = find_edition(options.llm)
+    if edition and (found := edition.paths()):
+        family, (encoder, llm) = catalogue.find(options.llm).family, found
     else:
         llm = find_file('--llm', options.llm)
     if options.encoder:
