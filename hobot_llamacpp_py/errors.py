@@ -6,6 +6,7 @@ VlmError
     DrawingError        writing on a picture
     PromptError         a prompt
     ConstraintError     a JSON Schema or a grammar
+    RuleError           a file of standing questions
     ParameterError      a ROS parameter; never raised by the core
     InferenceError      encoder or decoder, while they run
     ServerError         the HTTP server, or what it needs
@@ -25,6 +26,7 @@ __all__ = [
     'DrawingError',
     'PromptError',
     'ConstraintError',
+    'RuleError',
     'ParameterError',
     'InferenceError',
     'ServerError',
@@ -82,6 +84,10 @@ class PromptError(VlmError):
 
 class ConstraintError(VlmError):
     """A JSON Schema or a grammar cannot be used."""
+
+
+class RuleError(VlmError):
+    """A rule of a file of standing questions cannot work; says which file, which rule, why."""
 
 
 class ParameterError(VlmError):

@@ -24,9 +24,10 @@ ROOMS = {
     'engine': CORE | {'health', 'vision'},
     'remote': CORE | {'vision', 'engine'},
     'web': CORE | {'health', 'vision', 'engine'},
-    'ros': CORE | {'health', 'drawing', 'vision', 'engine', 'remote', 'web'},
+    'watch': CORE | {'vision', 'engine'},
+    'ros': CORE | {'health', 'drawing', 'vision', 'engine', 'remote', 'watch', 'web'},
     'launching': CORE | {'ros'},
-    'tools': CORE | {'health', 'drawing', 'vision', 'engine', 'remote', 'web', 'ros'},
+    'tools': CORE | {'health', 'drawing', 'vision', 'engine', 'remote', 'watch', 'web', 'ros'},
     '__main__': {'health', 'ros'},
 }
 ROS = {'rclpy', 'std_msgs', 'sensor_msgs', 'std_srvs', 'diagnostic_msgs', 'launch', 'launch_ros'}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from training.chat import DEFAULT_SYSTEM, FACTS, NO_IMAGE, facts
 from training.command import MODELS
 from training.model import Guide
 from training.pictures import GRID, Pictures
+from training.rules import CLOSED_KINDS, random_closed
 from training.tokenizer import Tokenizer
 
 __all__ = [
@@ -130,8 +132,13 @@ def image_dialogue(
     rng: np.random.Generator,
     scenes: Sequence[tuple[int, world.Scene]],
     turns: int,
+    closed: float = 0.0,
 ) -> list[Exchange]:
-    """Draw a conversation about pictures (index and scene), shown one after the other."""
+    """Draw a conversation about pictures (index and scene), shown one after the other.
+
+    Args:
+        closed: share of the questions that are closed ones, as rules ask them.
+    """
     language, exchanges = _language(rng), []
     if rng.random() < 0.08:
         exchanges.append(_text_exchange(rng, language))
@@ -140,16 +147,17 @@ def image_dialogue(
             if turn and rng.random() < 0.04:
                 exchanges.append(_text_exchange(rng, language))
                 continue
-            question = world.random_question(rng, language, scene, variants=0.25)
-            exchanges.append(
-                Exchange(
-                    question.text,
-                    question.answer(scene),
-                    question.type,
-                    image=None if turn else index,
-                    seen=index,
-                )
-            )
+            shown = None if turn else index
+            if closed and rng.random() < closed:
+                asked = random_closed(rng, language, scene)
+                # Some ask yes or no without saying so.
+                is_bare = asked.type == 'yes_no' and rng.random() < 0.25
+                text, answer, type_ = asked.prompt, asked.answer, asked.type
+                text = asked.text if is_bare else text
+            else:
+                question = world.random_question(rng, language, scene, variants=0.25)
+                text, answer, type_ = question.text, question.answer(scene), question.type
+            exchanges.append(Exchange(text, answer, type_, image=shown, seen=index))
             if rng.random() < 0.1:
                 language = _language(rng)
     return exchanges
@@ -171,7 +179,7 @@ class Batch:
     is_image: Tensor
     weights: Tensor
     images: list[int]
-    guide: Guide
+    guides: list[Guide]
     answers: list[tuple[int, int, int, str]]
     """Row, first and last+1 position that predicts an answer, and the question's type."""
 
@@ -180,8 +188,13 @@ def collate(
     dialogues: Sequence[tuple[str, Sequence[Exchange]]],
     tokenizer: Tokenizer,
     pictures: Pictures | None,
+    guides_questions: bool = False,
 ) -> Batch:
-    """Turn dialogues (system prompt, exchanges) into one batch of tokens."""
+    """Turn dialogues (system prompt, exchanges) into one batch of tokens.
+
+    Args:
+        guides_questions: a word of a question should look at the shapes that it is true of.
+    """
     rendered = [_render(system, exchanges, tokenizer) for system, exchanges in dialogues]
     # Few different lengths: each new one makes the CPU backend compile its kernels again.
     length = -max(len(tokens) for tokens, *_ in rendered) // 16 * -16
@@ -190,42 +203,78 @@ def collate(
     weights = torch.zeros(len(rendered), length)
     images: list[int] = []
     answers: list[tuple[int, int, int, str]] = []
-    guided: list[tuple[int, int, int]] = []
-    cells: list[np.ndarray] = []
-    shares: list[float] = []
+    answer_guide = _GuideInMaking(layer=2)
+    word_guide = _GuideInMaking(layer=1)
+    words = _words(tokenizer) if guides_questions else {}
     for row, (ids, starts, spans) in enumerate(rendered):
         tokens[row, : len(ids)] = torch.tensor(ids)
         for index, start in starts:
             is_image[row, start : start + IMAGE_TOKENS] = True
             images.append(index)
+        asked_from = 0
         for exchange, start, offsets in spans:
             stop = start + len(offsets) + 1  # the end of the answer as well
             # The token at t is predicted at t - 1.
             weights[row, start - 1 : stop - 1] = 1.0 if exchange.type == 'describe' else 2.5
+            if exchange.type in CLOSED_KINDS:
+                weights[row, start - 1] = 6.0  # it decides; what follows is only its spelling
             answers.append((row, start - 1, stop - 1, exchange.type))
+            begin, asked_from = asked_from, stop
             if pictures is None or exchange.seen is None:
                 continue
             first = next(at for index, at in reversed(starts) if index == exchange.seen)
             scene = pictures.scene(exchange.seen)
-            before = len(guided)
-            for span in exchange.answer.spans:
-                shown = pictures.cells[exchange.seen, scene.shapes.index(span.shape)]
-                for t, (a, b) in enumerate(offsets):
-                    if a < span.stop and b > span.start:
-                        guided.append((row, start + t - 1, first))
-                        cells.append(shown)
-            # Each answer counts once, or the long ones would drown the short ones.
-            number = len(guided) - before
-            shares += [1 / max(1, number)] * number
-    places = torch.tensor(guided or np.zeros((0, 3)), dtype=torch.long)
-    guide = Guide(
-        places[:, 0],
-        places[:, 1],
-        places[:, 2],
-        torch.from_numpy(np.array(cells, np.float32).reshape(-1, IMAGE_TOKENS)),
-        torch.tensor(shares),
-    )
-    return Batch(tokens, is_image, weights, images, guide, answers)
+            shown = pictures.cells[exchange.seen]
+            looks = [
+                (start + t - 1, shown[scene.shapes.index(span.shape)])
+                for span in exchange.answer.spans
+                for t, (a, b) in enumerate(offsets)
+                if a < span.stop and b > span.start
+            ]
+            answer_guide.add(row, first, looks)
+            looks = []
+            for at in range(max(begin, first + IMAGE_TOKENS), start):
+                said = words.get(ids[at])
+                of = [i for i, s in enumerate(scene.shapes) if said in (s.kind, s.color, s.place)]
+                if of:
+                    looks.append((at, shown[of].any(0)))
+            word_guide.add(row, first, looks)
+    guides = [guide.made() for guide in (answer_guide, word_guide)[: 1 + guides_questions]]
+    return Batch(tokens, is_image, weights, images, guides, answers)
+
+
+@dataclass
+class _GuideInMaking:
+    """Collects what becomes a guide."""
+
+    layer: int
+    places: list[tuple[int, int, int]] = field(default_factory=list)
+    cells: list[np.ndarray] = field(default_factory=list)
+    shares: list[float] = field(default_factory=list)
+
+    def add(self, row: int, first: int, looks: Sequence[tuple[int, np.ndarray]]) -> None:
+        """Add the positions of one answer or question, and the cells that each looks at."""
+        self.places += [(row, at, first) for at, _ in looks]
+        self.cells += [cells for _, cells in looks]
+        # Each answer counts once, or the long ones would drown the short ones.
+        self.shares += [1 / max(1, len(looks))] * len(looks)
+
+    def made(self) -> Guide:
+        """Return the guide."""
+        places = torch.tensor(self.places or np.zeros((0, 3)), dtype=torch.long)
+        cells = torch.from_numpy(np.array(self.cells, np.float32).reshape(-1, IMAGE_TOKENS))
+        shares = torch.tensor(self.shares)
+        return Guide(places[:, 0], places[:, 1], places[:, 2], cells, shares, self.layer)
+
+
+@lru_cache
+def _words(tokenizer: Tokenizer) -> dict[int, str]:
+    """Return the tokens that name a kind, a colour or a place."""
+    english = {name: name for name in (*world.KINDS, *world.COLORS, *world.PLACES)}
+    chinese = world.KIND_WORDS['zh'] | world.COLOR_WORDS['zh'] | world.PLACE_WORDS['zh']
+    return {tokenizer.word(' ' + word): name for name, word in english.items()} | {
+        tokenizer.word(word): name for name, word in chinese.items()
+    }
 
 
 def _render(

@@ -218,14 +218,16 @@ class OnePositionDecoder(Decoder):
     Turn speculation off: a rejected draft could not be dropped, its positions are elsewhere.
     """
 
-    def prefill(self, segment: Segment, at: int, *, logits: bool = True) -> None:
+    def prefill(
+        self, segment: Segment, at: int, *, logits: bool = True, sequence: int = 0
+    ) -> None:
         """Decode a segment; from a picture on, positions are fewer than tokens."""
         if isinstance(segment, np.ndarray):
             positions = np.arange(self.n_ctx, dtype=np.int32)
             positions[at : at + len(segment)] = at
             positions[at + len(segment) :] -= len(segment) - 1
             self._positions, self._positions_at = positions, positions.ctypes.data
-        super().prefill(segment, at, logits=logits)
+        super().prefill(segment, at, logits=logits, sequence=sequence)
 
 
 def measure_injection(model: str, config: Path, scenes: int, how: str) -> Tally:

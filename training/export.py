@@ -7,14 +7,22 @@ from pathlib import Path
 import gguf
 import numpy as np
 import onnx
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from training.model import Decoder, Encoder, NanoVLM
+from training.model import Decoder, DecoderConfig, Encoder, NanoVLM
 from training.pictures import GRID, INPUT
 from training.tokenizer import Tokenizer
 
-__all__ = ['CHAT_TEMPLATES', 'export', 'export_gguf', 'export_onnx']
+__all__ = [
+    'CHAT_TEMPLATES',
+    'export',
+    'export_decoder',
+    'export_gguf',
+    'export_onnx',
+    'load_decoder',
+]
 
 CHAT_TEMPLATES = {
     'internvl': (
@@ -38,18 +46,21 @@ CHAT_TEMPLATES = {
 
 def export(model: NanoVLM, tokenizer: Tokenizer, out: Path) -> list[Path]:
     """Write both files of a model, each of them whole or not at all."""
+    path = out / f'nano_{tokenizer.family}_vit.onnx'
     out.mkdir(parents=True, exist_ok=True)
-    name = f'nano_{tokenizer.family}'
-    paths = []
-    for target, write in (
-        (out / f'{name}_vit.onnx', lambda path: export_onnx(model.encoder, path)),
-        (out / f'{name}.gguf', lambda path: export_gguf(model.decoder, tokenizer, path)),
-    ):
-        temporary = target.with_name('.part-' + target.name)
-        write(temporary)
-        temporary.replace(target)
-        paths.append(target)
-    return paths
+    temporary = path.with_name('.part-' + path.name)
+    export_onnx(model.encoder, temporary)
+    temporary.replace(path)
+    return [path, export_decoder(model.decoder, tokenizer, out)]
+
+
+def export_decoder(decoder: Decoder, tokenizer: Tokenizer, out: Path) -> Path:
+    """Write a model's decoder, whole or not at all."""
+    path = out / f'nano_{tokenizer.family}.gguf'
+    temporary = path.with_name('.part-' + path.name)
+    export_gguf(decoder, tokenizer, temporary)
+    temporary.replace(path)
+    return path
 
 
 # ---------------------------------------------------------------- ONNX
@@ -155,11 +166,57 @@ def export_onnx(encoder: Encoder, path: Path) -> None:
 # ---------------------------------------------------------------- GGUF
 
 
+_GGUF_NAMES = {
+    'attention_norm': 'attn_norm',
+    'q': 'attn_q',
+    'k': 'attn_k',
+    'v': 'attn_v',
+    'o': 'attn_output',
+    'ff_norm': 'ffn_norm',
+    'gate': 'ffn_gate',
+    'up': 'ffn_up',
+    'down': 'ffn_down',
+}
+
+
+def _halve(weight: Tensor, heads: int) -> Tensor:
+    """Undo `_interleave`."""
+    rows = weight.shape[0]
+    pairs = weight.reshape(heads, rows // heads // 2, 2, *weight.shape[1:])
+    return pairs.transpose(1, 2).reshape(weight.shape)
+
+
 def _interleave(weight: Tensor, heads: int) -> Tensor:
     """Reorder a q or k weight from the NEOX to the interleaved RoPE of the llama architecture."""
     rows = weight.shape[0]
     halves = weight.reshape(heads, 2, rows // heads // 2, *weight.shape[1:])
     return halves.transpose(1, 2).reshape(weight.shape)
+
+
+def _gguf_name(key: str) -> str:
+    """Return what GGUF calls a tensor of the decoder."""
+    if key in ('embedding.weight', 'norm.weight'):
+        return {'embedding.weight': 'token_embd.weight', 'norm.weight': 'output_norm.weight'}[key]
+    _, layer, module, kind = key.split('.')
+    return f'blk.{layer}.{_GGUF_NAMES[module]}.{kind}'
+
+
+def load_decoder(decoder: Decoder, tokenizer: Tokenizer, reader: gguf.GGUFReader) -> None:
+    """Read a decoder that `export_gguf` wrote."""
+    tensors, state = {tensor.name: tensor for tensor in reader.tensors}, {}
+    for key, value in decoder.state_dict().items():
+        tensor = torch.from_numpy(tensors[_gguf_name(key)].data.astype(np.float32))
+        heads = _rotated_heads(key, decoder.config, tokenizer)
+        state[key] = (_halve(tensor, heads) if heads else tensor).reshape(value.shape)
+    decoder.load_state_dict(state)
+
+
+def _rotated_heads(key: str, config: DecoderConfig, tokenizer: Tokenizer) -> int:
+    """Return the heads of a tensor whose rows the architecture wants in another order, else 0."""
+    module = key.split('.')[2:3]
+    if tokenizer.family == 'internvl' or module not in (['q'], ['k']):
+        return 0
+    return config.heads if module == ['q'] else config.kv_heads
 
 
 def export_gguf(decoder: Decoder, tokenizer: Tokenizer, path: Path) -> None:
@@ -198,30 +255,14 @@ def export_gguf(decoder: Decoder, tokenizer: Tokenizer, path: Path) -> None:
     writer.add_add_bos_token(False)
     writer.add_chat_template(CHAT_TEMPLATES[family])
 
-    names = {
-        'attention_norm': 'attn_norm',
-        'q': 'attn_q',
-        'k': 'attn_k',
-        'v': 'attn_v',
-        'o': 'attn_output',
-        'ff_norm': 'ffn_norm',
-        'gate': 'ffn_gate',
-        'up': 'ffn_up',
-        'down': 'ffn_down',
-    }
     for key, value in decoder.state_dict().items():
         value = value.detach().float()
-        if key == 'embedding.weight':
-            name = 'token_embd.weight'
-        elif key == 'norm.weight':
-            name = 'output_norm.weight'
-        else:
-            _, layer, module, kind = key.split('.')
-            name = f'blk.{layer}.{names[module]}.{kind}'
-            if not qwen2 and module in ('q', 'k'):
-                value = _interleave(value, config.heads if module == 'q' else config.kv_heads)
+        if heads := _rotated_heads(key, config, tokenizer):
+            value = _interleave(value, heads)
         matrix = value.ndim == 2
-        writer.add_tensor(name, value.numpy().astype(np.float16 if matrix else np.float32))
+        writer.add_tensor(
+            _gguf_name(key), value.numpy().astype(np.float16 if matrix else np.float32)
+        )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

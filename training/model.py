@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -78,7 +79,8 @@ class Encoder(nn.Module):
 class Guide:
     """Positions whose attention should rest on given image tokens.
 
-    `rows`, `columns` [g] say which position of the batch; `starts` [g] where its picture's tokens
+    `layer`, `head`: whose attention it is. `rows`, `columns` [g] say which position of the batch;
+    `starts` [g] where its picture's tokens
     begin; `cells` [g, 64] which of them show the shape that is spoken of; `shares` [g] how much
     the position counts.
     """
@@ -88,6 +90,14 @@ class Guide:
     starts: Tensor
     cells: Tensor
     shares: Tensor
+    layer: int = 2
+    head: int = 0
+
+    def mass(self, weights: Tensor) -> Tensor:
+        """Return the mass [g] of attention weights [n, heads, length, length] on those tokens."""
+        rows = weights[self.rows, self.head, self.columns]
+        at = self.starts[:, None] + torch.arange(self.cells.shape[1])
+        return (rows.gather(1, at).float() * self.cells).sum(1)
 
     def loss(self, mass: Tensor) -> Tensor:
         """Return minus the log of the attention's mass on the right tokens."""
@@ -142,8 +152,6 @@ class _Layer(nn.Module):
 class Decoder(nn.Module):
     """Embedded tokens [n, length, width] -> logits [n, length, vocabulary]; embeddings tied."""
 
-    GUIDED_LAYER, GUIDED_HEAD = 2, 0
-
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config
@@ -168,20 +176,20 @@ class Decoder(nn.Module):
         angles = torch.arange(length)[:, None] * self.config.rope_theta**-half
         return angles.cos(), angles.sin()
 
-    def forward(self, embeds: Tensor, guide: Guide | None = None) -> tuple[Tensor, Tensor]:
-        """Return the last hidden states and the guided attention mass [g]."""
+    def forward(self, embeds: Tensor, guides: Sequence[Guide] = ()) -> tuple[Tensor, list[Tensor]]:
+        """Return the last hidden states and the attention mass [g] of each guide."""
         length = embeds.shape[1]
         dtype = torch.bfloat16 if torch.is_autocast_enabled('cpu') else embeds.dtype
         cos, sin = (table.to(dtype) for table in self.rope(length))
         mask = torch.full((length, length), float('-inf'), dtype=dtype).triu(1)
-        x, mass = embeds, embeds.new_zeros(0)
+        x, masses = embeds, [embeds.new_zeros(0)] * len(guides)
         for index, layer in enumerate(self.layers):
             x, weights = layer(x, cos, sin, mask)
-            if guide is not None and index == self.GUIDED_LAYER:
-                rows = weights[guide.rows, self.GUIDED_HEAD, guide.columns]
-                at = guide.starts[:, None] + torch.arange(guide.cells.shape[1])
-                mass = (rows.gather(1, at).float() * guide.cells).sum(1)
-        return self.norm(x), mass
+            masses = [
+                guide.mass(weights) if guide.layer == index else mass
+                for guide, mass in zip(guides, masses, strict=True)
+            ]
+        return self.norm(x), masses
 
 
 class NanoVLM(nn.Module):
@@ -197,13 +205,13 @@ class NanoVLM(nn.Module):
         tokens: Tensor,
         is_image: Tensor,
         image_embeds: Tensor,
-        guide: Guide | None = None,
-    ) -> tuple[Tensor, Tensor]:
+        guides: Sequence[Guide] = (),
+    ) -> tuple[Tensor, list[Tensor]]:
         """Run the decoder over tokens [n, length], pictures in where `is_image` is set."""
         embeds = self.decoder.embedding(tokens).float()
         flat = image_embeds.reshape(-1, embeds.shape[-1]).float()
         embeds = embeds.masked_scatter(is_image[..., None], flat)
-        return self.decoder(embeds, guide)
+        return self.decoder(embeds, guides)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the vocabulary's logits of hidden states [..., width]."""

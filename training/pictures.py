@@ -91,15 +91,15 @@ def shape_cells(picture: world.Picture) -> npt.NDArray[np.bool_]:
     return cells
 
 
-def _draw_chunk(job: tuple[str, int, int, int]) -> int:
-    folder, start, stop, seed = job
+def _draw_chunk(job: tuple[str, int, int, int, float]) -> int:
+    folder, start, stop, seed, empty = job
     cv2.setNumThreads(1)
     rng = np.random.default_rng((seed, start))
     files = [np.load(f'{folder}/{name}.npy', mmap_mode='r+') for name in ('rgb', 'codes', 'cells')]
     for index in range(start, stop):
-        scene = world.random_scene(rng)
+        scene = world.random_scene(rng, empty)
         while scene.held_out:
-            scene = world.random_scene(rng)
+            scene = world.random_scene(rng, empty)
         picture = world.draw(scene, rng)
         for array, value in zip(
             files, (pad_rgb(picture.bgr), encode_scene(scene), shape_cells(picture)), strict=True
@@ -108,11 +108,17 @@ def _draw_chunk(job: tuple[str, int, int, int]) -> int:
     return stop - start
 
 
-def load_pictures(cache: Path, count: int, seed: int, processes: int) -> Pictures:
-    """Return `count` pictures of scenes that are not held out, drawing them if need be."""
+def load_pictures(
+    cache: Path, count: int, seed: int, processes: int, empty: float = 0.0
+) -> Pictures:
+    """Return `count` pictures of scenes that are not held out, drawing them if need be.
+
+    Args:
+        empty: share of pictures without any shape.
+    """
     source = Path(world.__file__).read_bytes() + Path(__file__).read_bytes()
     key = hashlib.sha256(source).hexdigest()[:12]
-    folder = cache / f'pictures-{count}-{seed}-{key}'
+    folder = cache / f'pictures-{count}-{seed}-{empty:g}-{key}'
     done = folder / 'complete'
     if done.exists():
         return Pictures(folder)
@@ -126,7 +132,8 @@ def load_pictures(cache: Path, count: int, seed: int, processes: int) -> Picture
             folder / f'{name}.npy', mode='w+', dtype=dtype, shape=shape
         ).flush()
     jobs = [
-        (str(folder), start, min(start + _CHUNK, count), seed) for start in range(0, count, _CHUNK)
+        (str(folder), start, min(start + _CHUNK, count), seed, empty)
+        for start in range(0, count, _CHUNK)
     ]
     begun, drawn = time.monotonic(), 0
     with multiprocessing.get_context('spawn').Pool(processes) as pool:

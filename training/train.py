@@ -20,6 +20,7 @@ from torch import Tensor
 
 from training import command, world
 from training.dialogues import (
+    IMAGE_TOKENS,
     Batch,
     collate,
     image_dialogue,
@@ -149,15 +150,11 @@ def answer_hits(batch: Batch, right: Tensor) -> Iterator[tuple[str, bool]]:
 def forward(
     model: NanoVLM,
     batch: Batch,
-    pixels: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the answers' weighted loss, which tokens are right, image embeddings, guided mass."""
-    embeds = (
-        model.encoder(pixels)
-        if len(batch.images)
-        else torch.zeros(0, 64, model.decoder.config.width)
-    )
-    hidden, mass = model.hidden(batch.tokens, batch.is_image, embeds, batch.guide)
+    embeds: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the answers' weighted loss, which tokens are right, and the guides' loss."""
+    hidden, masses = model.hidden(batch.tokens, batch.is_image, embeds, batch.guides)
+    guided = sum(g.loss(mass) for g, mass in zip(batch.guides, masses, strict=True))
     asked = batch.weights > 0
     logits = model.logits(hidden[asked]).float()
     following = F.pad(batch.tokens[:, 1:], (0, 1))[asked]
@@ -165,7 +162,7 @@ def forward(
     weights = batch.weights[asked]
     right = torch.zeros_like(asked)
     right[asked] = logits.argmax(-1) == following
-    return (each * weights).sum() / weights.sum(), right, embeds, mass
+    return (each * weights).sum() / weights.sum(), right, torch.as_tensor(guided)
 
 
 class HeldOut:
@@ -206,7 +203,7 @@ def validate(
         ]
         dialogues += [(random_system(rng), text_dialogue(rng, 3)) for _ in range(8)]
         batch = collate(dialogues, tokenizer, held_out)
-        _, right, _, _ = forward(model, batch, to_pixels(held_out.rgb[batch.images]))
+        _, right, _ = forward(model, batch, model.encoder(to_pixels(held_out.rgb[batch.images])))
         for type_, hit in answer_hits(batch, right):
             hits[type_].append(hit)
     model.train()
@@ -262,10 +259,15 @@ def train(family: str, recipe: Recipe, cache: Path, pictures: Pictures) -> NanoV
         batch = draw_batch(step, recipe, tokenizer, pictures)
         pixels = to_pixels(pictures.rgb[batch.images])
         with torch.autocast('cpu', torch.bfloat16):
-            loss, right, embeds, mass = forward(model, batch, pixels)
+            embeds = (
+                model.encoder(pixels)
+                if len(batch.images)
+                else torch.zeros(0, IMAGE_TOKENS, model.decoder.config.width)
+            )
+            loss, right, guided = forward(model, batch, embeds)
             high, low = recipe.cell_weights
             cell_weight = high + (low - high) * min(1.0, 2 * step / recipe.steps)
-            total = loss + recipe.guide_weight * batch.guide.loss(mass)
+            total = loss + recipe.guide_weight * guided
             if batch.images:
                 total = total + cell_weight * cell_loss(
                     embeds,
@@ -285,7 +287,7 @@ def train(family: str, recipe: Recipe, cache: Path, pictures: Pictures) -> NanoV
             left = (time.monotonic() - begun) / (done - first) * (recipe.steps - done)
             print(
                 f'step {done}/{recipe.steps}  loss {np.mean(losses):.4f}  '
-                f'guide {float(batch.guide.loss(mass.detach())):.3f}  exact {np.mean(hits):6.1%}  '
+                f'guide {float(guided.detach()):.3f}  exact {np.mean(hits):6.1%}  '
                 f'{left / 60:.1f} min left',
                 flush=True,
             )

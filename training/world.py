@@ -1,6 +1,6 @@
 """The picture world of the nano models: scenes, how they are drawn, what is asked and answered.
 
-A scene holds one to three shapes. No two have the same kind, no two the same place; places are
+A scene holds one to three shapes, or none. No two have the same kind, no two the same place; places are
 relative to the picture. This module needs numpy and OpenCV only.
 """
 
@@ -45,13 +45,17 @@ class Scene:
 
     @property
     def held_out(self) -> bool:
-        """Whether training never sees this combination (one scene in ten)."""
+        """Whether training never sees this combination (one scene in ten, not the empty one)."""
+        if not self.shapes:
+            return False
         key = ';'.join(f'{s.kind},{s.color},{s.place}' for s in self.shapes)
         return zlib.crc32(key.encode()) % 10 == 0
 
 
-def random_scene(rng: np.random.Generator) -> Scene:
-    """Draw a scene of one to three shapes; three are the most frequent."""
+def random_scene(rng: np.random.Generator, empty: float = 0.0) -> Scene:
+    """Draw a scene of one to three shapes, three being the most frequent, or an empty one."""
+    if empty and rng.random() < empty:
+        return Scene(())
     count = int(rng.choice((1, 2, 3), p=(0.2, 0.35, 0.45)))
     kinds = rng.choice(KINDS, count, replace=False)
     places = rng.choice(PLACES, count, replace=False)
@@ -200,6 +204,8 @@ class Question:
 
 def describe(scene: Scene, language: str) -> Answer:
     """Name every shape with its colour and place, in reading order."""
+    if not scene.shapes:
+        return Answer('There is nothing.' if language == 'en' else '什么都没有。')
     text, spans = ('There is ' if language == 'en' else ''), []
     for index, shape in enumerate(scene.shapes):
         noun = KIND_WORDS[language][shape.kind]
@@ -221,6 +227,8 @@ def count(scene: Scene, language: str) -> Answer:
     """Say how many shapes there are."""
     number = len(scene.shapes)
     word = NUMBER_WORDS[language][number]
+    if not number:
+        return Answer('There are no shapes.' if language == 'en' else '没有图形。')
     if language == 'zh':
         return Answer(f'有{word}个图形。')
     return Answer('There is one shape.' if number == 1 else f'There are {word} shapes.')
@@ -286,7 +294,8 @@ def random_question(
     if type_ in ('color', 'where'):
         present = [shape.kind for shape in scene.shapes]
         missing = [k for k in KINDS if k not in present]
-        kind = str(rng.choice(missing if rng.random() < absent_share else present))
+        is_absent = rng.random() < absent_share or not present
+        kind = str(rng.choice(missing if is_absent else present))
     if rng.random() >= variants:
         text = PHRASES[type_, language][0] + str(rng.choice(_ENDINGS[type_, language]))
         return Question(type_, language, text.format(_noun(kind, language)), kind)

@@ -15,7 +15,7 @@ from hobot_llamacpp_py.config import (
 from hobot_llamacpp_py.engine.cancel import CancelToken
 from hobot_llamacpp_py.engine.chat import Chat
 from hobot_llamacpp_py.engine.constraints import grammar, json_schema
-from hobot_llamacpp_py.engine.request import Answer, Request, Stats, Turn
+from hobot_llamacpp_py.engine.request import Answer, Inquiry, Request, Stats, Turn, Verdict
 from hobot_llamacpp_py.engine.vlm import Vlm
 from hobot_llamacpp_py.errors import (
     CancelledError,
@@ -48,6 +48,7 @@ __all__ = [
     'Engine',
     'ImageError',
     'InferenceError',
+    'Inquiry',
     'ModelFamily',
     'ModelFileError',
     'Picture',
@@ -56,6 +57,7 @@ __all__ = [
     'SamplingConfig',
     'Stats',
     'Turn',
+    'Verdict',
     'VisionConfig',
     'Vlm',
     'VlmError',

@@ -1,8 +1,8 @@
 """The text decoder: tokens and embeddings in, logits out, over llama.cpp's C API.
 
-One model, one context, one sequence. What its KV cache holds is `KvCache`'s to know: here each
-call is told the position that it begins at. Not thread-safe; only a `CancelToken` may be set from
-any thread at any time.
+One model, one context. Sequence 0 of its KV cache is the conversation; others exist from when
+they are reserved. What each holds is `KvCache`'s to know: here each call is told the position that
+it begins at. Not thread-safe; only a `CancelToken` may be set from any thread at any time.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hobot_llamacpp_py.config import DecoderConfig, SamplingConfig
+from hobot_llamacpp_py.engine.batch import FLOAT_P, INT8_P, INT32_P, Owners, Rows, pointer
 from hobot_llamacpp_py.engine.cancel import CancelToken
-from hobot_llamacpp_py.engine.sampler import Sampler
+from hobot_llamacpp_py.engine.sampler import Sampler, logits_of
 from hobot_llamacpp_py.engine.speculation import MAX_DRAFT
 from hobot_llamacpp_py.engine.threads import (
     MOST,
@@ -43,9 +44,6 @@ Segment = Sequence[int] | npt.NDArray[np.float32]
 
 _ABORTED = 2  # llama_decode's return code
 _COMPARABLE = 32  # tokens of a prefill, from which on the time is theirs
-_INT32_P = ctypes.POINTER(ctypes.c_int32)
-_INT8_P = ctypes.POINTER(ctypes.c_int8)
-_FLOAT_P = ctypes.POINTER(ctypes.c_float)
 _FLASH_ATTN_TYPES = {
     'auto': llama_cpp.LLAMA_FLASH_ATTN_TYPE_AUTO,
     'on': llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED,
@@ -59,7 +57,7 @@ _abort_if_set = ctypes.cast(ctypes.CDLL(None).strlen, llama_cpp.ggml_abort_callb
 
 
 class Decoder:
-    """A GGUF model with a llama.cpp context whose KV cache holds one sequence.
+    """A GGUF model with a llama.cpp context.
 
     Args:
         path: the GGUF file.
@@ -77,6 +75,7 @@ class Decoder:
         self.context: Any = None
         """llama.cpp's own handle."""
         self._reason = Reason()
+        self._n_sequences, self._n_extra = 1, 0
         self.path, self.config = Path(path), config
         self.n_threads = min(config.n_threads or MOST, usable_cores())
         """Threads at the most."""
@@ -121,9 +120,13 @@ class Decoder:
             self.context = None
         params, config = llama_cpp.llama_context_default_params(), self.config
         # llama.cpp rounds n_ctx up like this, but not n_batch, and aborts when a batch is larger.
-        n_ctx = -(-config.n_ctx // 256) * 256
-        params.n_ctx = params.n_batch = n_ctx
+        n_ctx = _padded(config.n_ctx)
+        params.n_ctx = params.n_batch = n_ctx + self._n_extra
         params.n_ubatch = min(config.n_ubatch, n_ctx)
+        params.n_seq_max = self._n_sequences
+        params.kv_unified = (
+            True  # all sequences in one buffer, which they share what is the same of
+        )
         params.n_threads = params.n_threads_batch = self.n_threads
         params.flash_attn_type = _FLASH_ATTN_TYPES[config.flash_attn]
         cache_type = getattr(llama_cpp, f'GGML_TYPE_{config.kv_cache_type.upper()}')
@@ -139,7 +142,8 @@ class Decoder:
             )
         self._n_now = 0  # whatever the number is, it begins anew
         self._memory: Any = llama_cpp.llama_get_memory(self.context)
-        self.n_ctx: int = llama_cpp.llama_n_ctx(self.context)
+        self.n_ctx: int = llama_cpp.llama_n_ctx(self.context) - self._n_extra
+        """Positions that the conversation may take, whatever other sequences do."""
         self.cancel_on(CancelToken())
 
         # Prepared once, so that a decode step only writes a few integers.
@@ -155,7 +159,27 @@ class Decoder:
             logits=self._flags,
         )
 
-    def prefill(self, segment: Segment, at: int, *, logits: bool = True) -> None:
+    def reserve(self, n_sequences: int, n_positions: int) -> bool:
+        """See to it that there are so many sequences, and room for those besides the conversation.
+
+        Returns whether the context had to be made anew for that: then it is empty.
+
+        Args:
+            n_positions: that the others than the conversation may take together.
+
+        Raises:
+            ModelFileError: llama.cpp cannot make such a context.
+        """
+        if n_sequences <= self._n_sequences and n_positions <= self._n_extra:
+            return False
+        self._n_sequences = max(n_sequences, self._n_sequences)
+        self._n_extra = max(_padded(n_positions), self._n_extra)
+        self.renew()
+        return True
+
+    def prefill(
+        self, segment: Segment, at: int, *, logits: bool = True, sequence: int = 0
+    ) -> None:
         """Decode a segment at the positions from `at` on.
 
         Its last position yields logits for `Sampler.sample`, none does without `logits`. If this
@@ -174,15 +198,49 @@ class Decoder:
                     f' ({n}, {self.n_embd})'
                 )
             data = np.ascontiguousarray(segment, np.float32)
-            batch = llama_cpp.llama_batch(n_tokens=n, embd=_pointer(data, _FLOAT_P))
+            if not np.isfinite(data).all():
+                # In the KV cache they would spoil all that comes after, even when dropped again.
+                raise InferenceError('the encoder gave image embeddings that are no numbers')
+            batch = llama_cpp.llama_batch(n_tokens=n, embd=pointer(data, FLOAT_P))
         else:
             ids = (ctypes.c_int32 * n)(*segment)
             batch = llama_cpp.llama_batch(n_tokens=n, token=ids)
-        batch.pos = _pointer(self._positions[at:], _INT32_P)
+        batch.pos = pointer(self._positions[at:], INT32_P)
         if not logits:
             # Without flags llama.cpp computes the last position's logits: a whole output layer.
-            batch.logits = _pointer(self._no_logits, _INT8_P)
+            batch.logits = pointer(self._no_logits, INT8_P)
+        if sequence:
+            owners = Owners([sequence] * n)
+            owners.put_into(batch)
         self._decode(batch)
+
+    def decode_rows(
+        self,
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        sequences: Sequence[int],
+        wanted: Sequence[bool],
+    ) -> None:
+        """Decode tokens of several sequences in one batch; `logits(row)` are the wanted ones'.
+
+        Raises:
+            CancelledError, InferenceError: as `prefill`; the sequences hold some of it then.
+        """
+        rows = Rows(tokens, positions, sequences, wanted)
+        self._decode(rows.batch)
+
+    def logits(self, row: int) -> npt.NDArray[np.float32]:
+        """Return the logits [n_vocab] of a row of the last batch, in llama.cpp's own memory."""
+        return logits_of(self.context, self.vocabulary.n_tokens, row)
+
+    def copy(self, source: int, target: int, n_positions: int = -1) -> None:
+        """Let a sequence hold what another one does, and nothing else; no numbers are copied.
+
+        Args:
+            n_positions: how many of the first positions; -1: all, which any memory can do.
+        """
+        llama_cpp.llama_memory_seq_rm(self._memory, target, -1, -1)
+        llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, n_positions)
 
     def decode(
         self, token: int, draft: Sequence[int], at: int, wanted: Sequence[bool] | None = None
@@ -274,15 +332,15 @@ class Decoder:
             governor.note(now, now - started, after - before, work)
         return code
 
-    def trim(self, n_keep: int) -> int:
-        """Drop all positions from `n_keep` on; return how many are kept.
+    def trim(self, n_keep: int, sequence: int = 0) -> int:
+        """Drop all positions of a sequence from `n_keep` on; return how many are kept.
 
-        The memory of a recurrent or hybrid model, which cannot drop a tail, is emptied instead.
+        With a recurrent or hybrid model, which cannot drop a tail, all of them are instead.
         (A sliding window is kept whole by `swa_full`.)
         """
-        if llama_cpp.llama_memory_seq_rm(self._memory, 0, n_keep, -1):
+        if llama_cpp.llama_memory_seq_rm(self._memory, sequence, n_keep, -1):
             return n_keep
-        llama_cpp.llama_memory_clear(self._memory, True)
+        llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
         return 0
 
     def cancel_on(self, token: CancelToken) -> None:
@@ -310,6 +368,11 @@ class Decoder:
         self.close()
 
 
+def _padded(n_ctx: int) -> int:
+    """Round positions up as llama.cpp does."""
+    return -(-n_ctx // 256) * 256
+
+
 def _free() -> Free | None:
     # With a GPU nobody knows beforehand what lies where.
     return None if llama_cpp.llama_supports_gpu_offload() else free_memory()
@@ -329,8 +392,3 @@ def _metadata(model: Any, key: str) -> str | None:
     buffer = ctypes.create_string_buffer(64)
     n = llama_cpp.llama_model_meta_val_str(model, key.encode(), buffer, len(buffer))
     return buffer.value.decode('utf-8', 'replace') if n >= 0 else None
-
-
-def _pointer(array: npt.NDArray[Any], kind: Any) -> Any:
-    """Return a C pointer to an array's data; the array must outlive its use."""
-    return array.ctypes.data_as(kind)

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import codecs
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, wait
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from hobot_llamacpp_py.config import DecoderConfig, EncoderConfig, VisionConfig
+from hobot_llamacpp_py.config import ChatConfig, DecoderConfig, EncoderConfig, VisionConfig
 from hobot_llamacpp_py.engine.cancel import CancelToken
 from hobot_llamacpp_py.engine.chat_template import ChatTemplateFormat
 from hobot_llamacpp_py.engine.constraint_compiler import ConstraintCompiler
@@ -34,11 +34,12 @@ from hobot_llamacpp_py.engine.matcher import Matcher
 from hobot_llamacpp_py.engine.prompt import Prompt, PromptBuilder
 from hobot_llamacpp_py.engine.prompt_format import FamilyFormat
 from hobot_llamacpp_py.engine.repetition import NoGuard, RepetitionGuard
-from hobot_llamacpp_py.engine.request import Answer, Request, Stats
+from hobot_llamacpp_py.engine.request import Answer, Inquiry, Request, Stats, Verdict
 from hobot_llamacpp_py.engine.speculation import CONTEXT
 from hobot_llamacpp_py.engine.thoughts import ThoughtFormat, ThoughtSplitter
 from hobot_llamacpp_py.engine.token_loop import TokenLoop
 from hobot_llamacpp_py.engine.vocabulary import Vocabulary
+from hobot_llamacpp_py.engine.waiting import result
 from hobot_llamacpp_py.errors import (
     CancelledError,
     InferenceError,
@@ -53,10 +54,10 @@ from hobot_llamacpp_py.vision.open import open_encoder
 from hobot_llamacpp_py.vision.picture import Picture
 from hobot_llamacpp_py.vision.pictures import Pictures
 
-__all__ = ['Engine']
+if TYPE_CHECKING:
+    from hobot_llamacpp_py.engine.judge import Judge
 
-_CANCEL_POLL = 0.02  # seconds between two looks at the cancel token while another thread works
-T = TypeVar('T')
+__all__ = ['Engine']
 
 
 class Engine:
@@ -85,6 +86,7 @@ class Engine:
         self.cache = KvCache(decoder)
         self.loop = TokenLoop(decoder, self.cache)
         self._pictures: Pictures | None = None
+        self._judge: Judge | None = None  # from when many questions are asked about a picture
         self.constraints = ConstraintCompiler(decoder.vocabulary.handle)
         self._current: Stats | None = None  # of the request that the KV cache is for
         self._closed = False
@@ -180,6 +182,38 @@ class Engine:
             self._prefill(elements, stats, cancel, logits=False)
         return stats
 
+    def judge(
+        self,
+        picture: Picture,
+        inquiries: Sequence[Inquiry],
+        config: ChatConfig = ChatConfig(),
+        cancel: CancelToken | None = None,
+    ) -> Iterator[Verdict]:
+        """Ask many questions about one picture, each by itself; yield verdicts as they are found.
+
+        Conversations stay in the KV cache, but at the first call, which makes room for this. Of
+        the configuration the system prompt counts.
+
+        Raises:
+            CancelledError: the token was set; what was yielded until then holds.
+            PromptError: a question does not fit the context, or this is a text chat.
+            InferenceError: the encoder or the decoder failed.
+        """
+        self._check_open()
+        sight = self._sight()
+        if self._judge is None:
+            from hobot_llamacpp_py.engine.judge import Judge
+
+            arguments = (self.decoder, self.prompts, sight.encode, self.cache)
+            self._judge = Judge(*arguments, self._on_renewed)
+        self._current = None
+        yield from self._judge.ask(picture, inquiries, config, cancel or CancelToken())
+
+    def _on_renewed(self) -> None:
+        """Forget what the context held; the sampler belongs to the old one."""
+        self.cache.forget()
+        self.loop.close()
+
     def figures(self) -> dict[str, object]:
         """Return what there is to tell of this moment, by name. From any thread."""
         cells = {'KV cells used': self.cache.n_past, 'KV cells': self.decoder.n_ctx}
@@ -192,6 +226,8 @@ class Engine:
         self._check_open()
         self._current = None
         self.cache.trim(0)
+        if self._judge is not None:
+            self._judge.trunk.trim(0)
 
     def close(self) -> None:
         """Free the models, which ends an answer that is being given; again does no harm."""
@@ -232,7 +268,7 @@ class Engine:
             constraint = request.config.sampling.constraint
             compiling = self.constraints.start(constraint) if constraint else None
             self._prefill(prompt.elements, stats, cancel)
-            compiled = _result(compiling, cancel) if compiling else None
+            compiled = result(compiling, cancel) if compiling else None
             matcher = Matcher(compiled, self.constraints) if compiled else None
             # 2. Sample until the model, the limits or the user end the answer.
             utf8 = codecs.getincrementaldecoder('utf-8')('replace')
@@ -295,6 +331,8 @@ class Engine:
     ) -> None:
         """Bring the KV cache to hold these elements; if this raises, it holds some of them."""
         self._current, cache = stats, self.cache
+        if self._judge is not None:
+            cache.borrow(self._judge.trunk, elements, last_again=logits)
         cache.trim(cache.match(elements, last_again=logits))
         rest = elements[len(cache) :]
         stats.reused = cache.n_past
@@ -313,18 +351,9 @@ class Engine:
 
 def _wait_for(image: Future[Embeddings], stats: Stats, cancel: CancelToken) -> Embeddings:
     started = time.perf_counter()
-    embeddings = _result(image, cancel)
+    embeddings = result(image, cancel)
     stats.encode_s += time.perf_counter() - started
     return embeddings
-
-
-def _result(future: Future[T], cancel: CancelToken) -> T:
-    """Wait for what another thread works on; a cancel does not end that, so nothing is lost."""
-    while not future.done():
-        if cancel.is_set():
-            raise CancelledError('the request was cancelled')
-        wait((future,), _CANCEL_POLL)
-    return future.result()
 
 
 def _check_width(encoder: VisionEncoder, decoder: Decoder) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -67,6 +68,7 @@ class Inbox:
         """Notified when there is something new to do, or no more."""
         self._size = size
         self._items: deque[tuple[Item, float]] = deque()  # and when it came
+        self._interruptible: CancelToken | None = None
 
     def __len__(self) -> int:
         return len(self._items)
@@ -84,6 +86,7 @@ class Inbox:
                 self.refused += 1
                 return False
             self._items.append((item, time.monotonic()))
+            self._interrupt()
             self.changed.notify_all()
             return True
 
@@ -113,6 +116,24 @@ class Inbox:
             self.waited = time.monotonic() - came
             return item
 
+    @contextmanager
+    def interruptible(self) -> Iterator[CancelToken]:
+        """Do what nobody waits for: its token is set when an item comes, or the end."""
+        token = CancelToken()
+        with self.changed:
+            self._interruptible = token
+            if self._items or self.is_closed:
+                token.set()
+        try:
+            yield token
+        finally:
+            with self.changed:
+                self._interruptible = None
+
+    def _interrupt(self) -> None:
+        if self._interruptible:
+            self._interruptible.set()
+
     def notify(self) -> None:
         """Have waiting calls look again at what they wait for."""
         with self.changed:
@@ -122,4 +143,5 @@ class Inbox:
         """End all waiting, now and later."""
         with self.changed:
             self.is_closed = True
+            self._interrupt()
             self.changed.notify_all()

@@ -29,13 +29,16 @@ Element = int | ImageSpan
 
 
 class KvCache:
-    """What the decoder's KV cache holds; it alone has the decoder add to it or drop from it.
+    """What a sequence of the decoder's KV cache holds; it alone has that added to or dropped from.
 
     Whatever fails or is cancelled, it holds what it says.
+
+    Args:
+        sequence: its number; 0 is the conversation.
     """
 
-    def __init__(self, decoder: Decoder) -> None:
-        self._decoder = decoder
+    def __init__(self, decoder: Decoder, sequence: int = 0) -> None:
+        self._decoder, self.sequence = decoder, sequence
         self._elements: list[Element] = []
         self._n_past = 0
 
@@ -66,6 +69,24 @@ class KvCache:
         held = self._elements
         return next((i for i in range(limit) if held[i] != wanted[i]), max(limit, 0))
 
+    def borrow(
+        self, other: KvCache, wanted: Sequence[Element], *, last_again: bool = True
+    ) -> None:
+        """Take over what another sequence holds of `wanted`, if that is more than is held here."""
+        n = other.match(wanted, last_again=last_again)
+        if n <= self.match(wanted, last_again=last_again):
+            return
+        if n < len(other) and not self._decoder.can_trim:
+            return  # such a memory gives away all or nothing
+        self._elements = other._elements[:n]
+        self._n_past = count_positions(self._elements)
+        self._decoder.copy(other.sequence, self.sequence, self._n_past)
+
+    def forget(self) -> None:
+        """Note that the context was made anew, and so is empty."""
+        self._elements.clear()
+        self._n_past = 0
+
     def prefill(
         self,
         elements: Sequence[Element],
@@ -86,7 +107,8 @@ class KvCache:
         for group in groups:
             segment = embeddings(group) if isinstance(group, ImageSpan) else group
             try:
-                self._decoder.prefill(segment, self._n_past, logits=logits and group is groups[-1])
+                last = logits and group is groups[-1]
+                self._decoder.prefill(segment, self._n_past, logits=last, sequence=self.sequence)
             except BaseException:
                 self._drop_tail()
                 raise
@@ -123,10 +145,9 @@ class KvCache:
 
     def _drop_tail(self) -> None:
         """Have the decoder drop whatever stands behind what is held."""
-        kept = self._decoder.trim(self._n_past)
+        kept = self._decoder.trim(self._n_past, self.sequence)
         if kept != self._n_past:
-            self._elements.clear()
-            self._n_past = 0
+            self.forget()
 
 
 def count_positions(elements: Iterable[Element]) -> int:

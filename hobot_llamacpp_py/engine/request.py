@@ -9,7 +9,16 @@ from typing import Literal
 from hobot_llamacpp_py.config import ChatConfig
 from hobot_llamacpp_py.vision.picture import Picture
 
-__all__ = ['Answer', 'FinishReason', 'Request', 'Stats', 'Turn', 'without_oldest']
+__all__ = [
+    'Answer',
+    'FinishReason',
+    'Inquiry',
+    'Request',
+    'Stats',
+    'Turn',
+    'Verdict',
+    'without_oldest',
+]
 
 FinishReason = Literal['', 'stop', 'length', 'context', 'repetition', 'cancelled']
 
@@ -78,6 +87,35 @@ class Answer:
     def n_tokens(self) -> int:
         """How many tokens were generated for it, thoughts included."""
         return len(self.tokens) + self.stats.thinking
+
+
+@dataclass(frozen=True)
+class Inquiry:
+    """A question, and how it may be answered.
+
+    Attributes:
+        answers: the permitted ones, of which one is chosen; none: free text.
+        max_tokens: of free text.
+    """
+
+    question: str
+    answers: tuple[str, ...] = ()
+    max_tokens: int = 32
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """An answer to an inquiry.
+
+    Attributes:
+        probability: of the answer among the permitted ones; None for free text.
+        n_decoded: tokens that it cost.
+    """
+
+    inquiry: Inquiry
+    answer: str
+    probability: float | None
+    n_decoded: int
 
 
 def without_oldest(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:

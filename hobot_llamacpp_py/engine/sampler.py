@@ -13,7 +13,7 @@ from hobot_llamacpp_py.engine.matcher import Matcher
 from hobot_llamacpp_py.errors import InferenceError
 from hobot_llamacpp_py.llama_api import llama_cpp
 
-__all__ = ['Sampler']
+__all__ = ['Sampler', 'logits_of']
 
 _CANDIDATE = np.dtype([('id', np.int32), ('logit', np.float32), ('p', np.float32)])
 
@@ -90,10 +90,7 @@ class Sampler:
         llama_cpp.llama_sampler_accept(self.chain, token)
 
     def _logits(self, row: int) -> npt.NDArray[np.float32]:
-        pointer = llama_cpp.llama_get_logits_ith(self._context, row)
-        if not pointer:
-            raise InferenceError(f'there are no logits of row {row}')
-        return np.ctypeslib.as_array(pointer, (self._n_vocab,))
+        return logits_of(self._context, self._n_vocab, row)
 
     def _pick(self, tokens: npt.NDArray[np.int32], logits: npt.NDArray[np.float32]) -> int:
         """Have the chain pick one of a few tokens."""
@@ -117,3 +114,11 @@ class Sampler:
         if self.chain:
             llama_cpp.llama_sampler_free(self.chain)
             self.chain = None
+
+
+def logits_of(context: Any, n_vocab: int, row: int) -> npt.NDArray[np.float32]:
+    """Return the logits [n_vocab] of a row of the last decode, in llama.cpp's own memory."""
+    pointer = llama_cpp.llama_get_logits_ith(context, row)
+    if not pointer:
+        raise InferenceError(f'there are no logits of row {row}')
+    return np.ctypeslib.as_array(pointer, (n_vocab,))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from hobot_llamacpp_py.config import ChatConfig
 from hobot_llamacpp_py.engine.cancel import CancelToken
-from hobot_llamacpp_py.engine.request import Answer, Request, Stats
+from hobot_llamacpp_py.engine.request import Answer, Inquiry, Request, Stats, Verdict
 from hobot_llamacpp_py.vision.picture import Picture
 
 __all__ = ['Vlm']
@@ -30,6 +31,15 @@ class Vlm(Protocol):
 
     def prepare(self, request: Request, cancel: CancelToken | None = None) -> Stats:
         """Do the work of a request that does not hang on its last question."""
+
+    def judge(
+        self,
+        picture: Picture,
+        inquiries: Sequence[Inquiry],
+        config: ChatConfig = ChatConfig(),
+        cancel: CancelToken | None = None,
+    ) -> Iterator[Verdict]:
+        """Ask many questions about one picture, each by itself; yield the verdicts."""
 
     def tokenize(self, text: str) -> list[int]:
         """Return a text as the tokens of a turn's answer."""

@@ -16,9 +16,17 @@ from concurrent.futures import Future
 import numpy as np
 import numpy.typing as npt
 
-from hobot_llamacpp_py.config import RemoteConfig, VisionConfig
+from hobot_llamacpp_py.config import ChatConfig, RemoteConfig, VisionConfig
 from hobot_llamacpp_py.engine.cancel import CancelToken
-from hobot_llamacpp_py.engine.request import Answer, Request, Stats, Turn, without_oldest
+from hobot_llamacpp_py.engine.request import (
+    Answer,
+    Inquiry,
+    Request,
+    Stats,
+    Turn,
+    Verdict,
+    without_oldest,
+)
 from hobot_llamacpp_py.errors import CancelledError, RemoteError
 from hobot_llamacpp_py.remote.backoff import Backoff
 from hobot_llamacpp_py.remote.connection import CONNECT_TIMEOUT, Connection, Delta
@@ -27,7 +35,9 @@ from hobot_llamacpp_py.remote.protocol import body_of, response_format
 from hobot_llamacpp_py.vision.picture import Picture
 from hobot_llamacpp_py.vision.pictures import Fitter
 
-__all__ = ['RemoteEngine']
+__all__ = ['NO_WATCH', 'RemoteEngine']
+
+NO_WATCH = 'standing questions need the models on this machine: a server cannot be held to answers'
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +121,20 @@ class RemoteEngine:
         stats = Stats()
         self._encode(request.turns[-1:], stats)
         return stats
+
+    def judge(
+        self,
+        picture: Picture,
+        inquiries: Sequence[Inquiry],
+        config: ChatConfig = ChatConfig(),
+        cancel: CancelToken | None = None,
+    ) -> Iterator[Verdict]:
+        """Refuse standing questions.
+
+        Raises:
+            RemoteError: always.
+        """
+        raise RemoteError(NO_WATCH)
 
     def tokenize(self, text: str) -> list[int]:
         """Return a text as the tokens of a turn's answer."""

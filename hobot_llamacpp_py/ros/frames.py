@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from enum import Enum
 
 from hobot_llamacpp_py.engine import CancelToken
 from hobot_llamacpp_py.engine.inbox import Inbox
@@ -12,19 +11,17 @@ from hobot_llamacpp_py.errors import CancelledError, ImageError
 from hobot_llamacpp_py.ros.frame import Frame
 from hobot_llamacpp_py.ros.sight import Sight
 
-__all__ = ['Demand', 'Frames']
+__all__ = ['Frames', 'WantedFrom']
 
+_LONGEST = 3600.0  # seconds to wait before looking again; what changes is notified of
 _POLL = 0.01  # seconds between two looks into the middleware, only while a frame is waited for
 
 
-class Demand(Enum):
-    """Whether the next frame is to be encoded before somebody asks about it."""
+WantedFrom = Callable[[float, bool], float]
+"""Tells from when on another frame is wanted, on the steady clock; infinity: not at all.
 
-    NONE = 'none'
-    REGULAR = 'regular'
-    """When the period is over."""
-    EAGER = 'eager'
-    """As soon as the one before was taken, or when the period is over."""
+It is given when the last one was begun with, and whether somebody has taken that.
+"""
 
 
 class Frames:
@@ -115,24 +112,22 @@ class Frames:
 
     # -- frames that are encoded before they are wanted ------------------------------------------
 
-    def next(self, not_before: float, demand: Callable[[], Demand]) -> Frame | None:
+    def next(self, begun: float, wanted_from: WantedFrom) -> Frame | None:
         """Wait for a frame that nobody has used, for the lookout; None when the inbox closes.
 
         Args:
-            not_before: on the steady clock: the frame encoded last is not replaced earlier.
-            demand: tells whether the next one is wanted; `notify` of the inbox when that changes.
+            begun: when the last one was begun with, on the steady clock.
+            wanted_from: is asked again at each `notify` of the inbox.
         """
         inbox = self._inbox
         while True:
             with inbox.changed:
                 while not inbox.is_closed:
-                    delay = not_before - time.monotonic()
                     is_taken = self._encoded is None and not self.last_failed
-                    if demand() is Demand.EAGER and is_taken:
+                    delay = wanted_from(begun, is_taken) - time.monotonic()
+                    if delay <= 0:
                         break
-                    if demand() is not Demand.NONE and delay <= 0:
-                        break
-                    inbox.changed.wait(delay if delay > 0 else None)
+                    inbox.changed.wait(min(delay, _LONGEST))
             self.look()
             with inbox.changed:
                 if inbox.is_closed:

@@ -135,6 +135,9 @@ class ImageSubscription:
     def __init__(self, node: Node, sources: tuple[_Source, ...]) -> None:
         self.taken = 0
         """Images that were taken from the middleware, looked at or not."""
+        self.published = 0
+        """Images that were published meanwhile, as far as the middleware numbers them."""
+        self._last_number: int | None = None
         self.lost = 0
         """Images that were published but did not arrive whole."""
         self._node, self._candidates = node, sources
@@ -185,11 +188,18 @@ class ImageSubscription:
                 break
             message, info = taken
             self.taken += 1
+            self._count(info.get('publication_sequence_number'))
             # Some middlewares know only when it was sent.
             stamp = info['received_timestamp'] or info['source_timestamp']
             frame = Frame(message, steady_time(stamp, not_before=self._empty_at))
         self._empty_at = time.monotonic()
         return frame
+
+    def _count(self, number: int | None) -> None:
+        """Count an image, and those between it and the one before, which newer ones replaced."""
+        last, self._last_number = self._last_number, number
+        gap = number - last if number is not None and last is not None else 1
+        self.published += max(1, gap)
 
     def _follow(self) -> None:
         """Look at the graph and subscribe to what is there, as it is offered."""
@@ -232,6 +242,7 @@ class ImageSubscription:
                 self._node.destroy_subscription(self._subscription)
             self._subscription = self._create(source, qos)
             self._current, self._qos = source, qos
+            self._last_number = None
         self._node.get_logger().info(f'images come from {source}, {qos.reliability.name}')
 
     def _create(self, source: _Source, qos: QoSProfile) -> Any:

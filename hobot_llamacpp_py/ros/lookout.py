@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 
 from hobot_llamacpp_py.engine import Vlm
 from hobot_llamacpp_py.ros.frame import Frame
-from hobot_llamacpp_py.ros.frames import Demand, Frames
+from hobot_llamacpp_py.ros.frames import Frames, WantedFrom
 from hobot_llamacpp_py.ros.parameters import explained
 from hobot_llamacpp_py.ros.sight import Sight, see
 from hobot_llamacpp_py.ros.timeline import Stopwatch
@@ -24,24 +24,20 @@ class Lookout(threading.Thread):
     """Has the newest frame encoded, again and again, until there are no more frames.
 
     Args:
-        period: least seconds between two frames, if not asked for eagerly.
-        demand: tells whether the next frame is wanted.
+        wanted_from: tells when the next frame is wanted.
     """
 
-    def __init__(
-        self, engine: Vlm, frames: Frames, period: float, demand: Callable[[], Demand]
-    ) -> None:
+    def __init__(self, engine: Vlm, frames: Frames, wanted_from: WantedFrom) -> None:
         super().__init__(name='lookout', daemon=True)
-        self._engine, self._frames = engine, frames
-        self._period, self._demand = period, demand
+        self._engine, self._frames, self._wanted_from = engine, frames, wanted_from
 
     def _see(self, frame: Frame) -> Sight:
         return see(frame, frame.bgr, self._engine.picture)
 
     def run(self) -> None:
-        next_time, last_error = 0.0, ''
-        while (frame := self._frames.next(next_time, self._demand)) is not None:
-            next_time = time.monotonic() + self._period
+        begun, last_error = -math.inf, ''
+        while (frame := self._frames.next(begun, self._wanted_from)) is not None:
+            begun = time.monotonic()
             sight = None
             try:
                 seen = self._see(frame)

@@ -11,9 +11,9 @@ from rclpy.parameter import Parameter
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from hobot_llamacpp_py.engine import Vlm
 from hobot_llamacpp_py.engine.inbox import Inbox
-from hobot_llamacpp_py.engine.threads import usable_cores
+from hobot_llamacpp_py.errors import VlmError
+from hobot_llamacpp_py.files import find_file
 from hobot_llamacpp_py.ros.diagnostics import PERIOD, Diagnostics, timings
 from hobot_llamacpp_py.ros.images import (
     ImageSubscription,
@@ -21,7 +21,8 @@ from hobot_llamacpp_py.ros.images import (
     image_sources,
     shared_memory_sources,
 )
-from hobot_llamacpp_py.ros.log_forwarding import forward_logs, log_as
+from hobot_llamacpp_py.ros.loading import loader
+from hobot_llamacpp_py.ros.log_forwarding import forward_logs
 from hobot_llamacpp_py.ros.parameters import explained
 from hobot_llamacpp_py.ros.picture_source import (
     CameraFrames,
@@ -35,9 +36,8 @@ from hobot_llamacpp_py.ros.settings import Settings
 from hobot_llamacpp_py.ros.worker import Worker
 
 if TYPE_CHECKING:
-    from hobot_llamacpp_py.engine import Engine
-    from hobot_llamacpp_py.remote.engine import RemoteEngine
     from hobot_llamacpp_py.ros.overlay import Overlay
+    from hobot_llamacpp_py.ros.watch import Watch
     from hobot_llamacpp_py.web.server import Server
 
 __all__ = ['STOP_TIMEOUT', 'LlamacppNode']
@@ -64,16 +64,16 @@ class LlamacppNode(Node):
         forward_logs(self.get_logger())
         self._settings = settings = Settings(self)
         parameters = settings.current
-        load = self._loader()
+        load = loader(settings, self.get_logger())
         self._missed_publishers = 0
-        results = Results(
+        self._results = Results(
             self,
             speech_topic=parameters.text_msg_pub_topic_name,
             targets_topic=parameters.ai_msg_pub_topic_name,
             # A text chat has no encoder.
             model=settings.model_name('model_file_name', 'llm_model_name'),
         )
-        self._reporter = Reporter(self, results, lambda: settings.current, on_finished)
+        self._reporter = Reporter(self, self._results, lambda: settings.current, on_finished)
         self._overlay: Overlay | None = None
         if parameters.publish_overlay:
             from hobot_llamacpp_py.ros.overlay import Overlay
@@ -90,6 +90,8 @@ class LlamacppNode(Node):
             self._overlay or self._reporter,
         )
 
+        self._watch: Watch | None = None
+        self._watch_by(parameters.watch_file)
         self._server: Server | None = None
         if parameters.http_port:
             from hobot_llamacpp_py.ros.http import make_server
@@ -120,6 +122,22 @@ class LlamacppNode(Node):
             self._server.stop(STOP_TIMEOUT / 2)
         return (self._overlay is None or self._overlay.close(STOP_TIMEOUT)) and ended
 
+    def _watch_by(self, file: str) -> None:
+        """Ask the standing questions of a file from now on, none if there is no file.
+
+        Raises:
+            VlmError: there is no such file, or a rule in it cannot work.
+        """
+        path = find_file('watch_file', file) if file else None
+        if self._watch:
+            self._watch.set_file(path)
+        elif path:
+            from hobot_llamacpp_py.ros.watch import Watch
+
+            arguments = (self, path, lambda: self._settings.current, self._results)
+            self._watch = self._worker.watch = Watch(*arguments, self._inbox.notify)
+            self._watch.follow(self._source)
+
     def _picture_source(self) -> PictureSource:
         parameters, files = self._settings.current, self._settings.files
         if parameters.feed_type == 0:
@@ -134,45 +152,6 @@ class LlamacppNode(Node):
             sources = image_sources(self, topic, parameters.image_transport)
         images = ImageSubscription(self, sources)
         return CameraFrames(images, self._inbox, lambda: self._settings.current)
-
-    def _loader(self) -> Callable[[], Vlm]:
-        """Return what makes the engine, in the inference thread, and import what that needs."""
-        if self._settings.current.is_remote:
-            from hobot_llamacpp_py.remote.engine import RemoteEngine
-
-            return lambda: self._connect(RemoteEngine)
-        from hobot_llamacpp_py.engine import Engine
-
-        return lambda: self._load_models(Engine)
-
-    def _connect(self, engine: type[RemoteEngine]) -> RemoteEngine:
-        log_as(self.get_logger())
-        parameters, address = self._settings.current, self._settings.files['llm_model_name']
-        return engine.open(address, parameters.remote_config(), parameters.vision_config())
-
-    def _load_models(self, kind: type[Engine]) -> Engine:
-        log_as(self.get_logger())
-        parameters, files = self._settings.current, self._settings.files
-        wanted, cores = parameters.llm_threads, usable_cores()
-        if wanted > cores:
-            self.get_logger().warning(
-                f'llm_threads {wanted} is more than the {cores} cores there are:'
-                f' {cores} threads are used'
-            )
-        engine = kind.open(
-            files['llm_model_name'],
-            files.get('model_file_name'),
-            family=parameters.family,
-            config=parameters.decoder_config(),
-            encoder_config=parameters.encoder_config(),
-            vision=parameters.vision_config(),
-        )
-        try:
-            self._settings.on_loaded(engine)
-        except BaseException:
-            engine.close()
-            raise
-        return engine
 
     # -- callbacks: they copy, enqueue and return ------------------------------------------------
 
@@ -217,6 +196,11 @@ class LlamacppNode(Node):
             self._enqueue(prompt)  # which counts it as refused, and says so
             reason = f'{changed.prompt_queue_size} prompts are waiting already'
             return SetParametersResult(successful=False, reason=reason)
+        if any(parameter.name == 'watch_file' for parameter in parameters):
+            try:
+                self._watch_by(changed.watch_file)
+            except VlmError as error:
+                return SetParametersResult(successful=False, reason=explained(error))
         self._settings.current = changed
         if prompt:
             self._enqueue(prompt)
@@ -224,6 +208,8 @@ class LlamacppNode(Node):
         return SetParametersResult(successful=True)
 
     def _publish_diagnostics(self) -> None:
+        if self._watch:
+            self._watch.check()
         engine, worker, reporter = self._worker.engine, self._worker, self._reporter
         self._diagnostics.publish(
             state=worker.state,
@@ -234,6 +220,7 @@ class LlamacppNode(Node):
                 **self._source.describe(self._diagnostics.has_reader()),
                 **timings(reporter.last_stats),
                 **(engine.figures() if engine else {}),
+                **(self._watch.describe() if self._watch else {}),
                 'prompts waiting': len(self._inbox),
                 'prompts dropped': self._inbox.refused,
                 'incompatible prompt publishers': self._missed_publishers,

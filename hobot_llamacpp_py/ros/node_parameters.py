@@ -222,6 +222,36 @@ class PromptParameters:
 
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)
+class WatchParameters:
+    """Standing questions."""
+
+    watch_file: str = param(
+        '',
+        'feed_type 1: YAML file of standing questions about what the camera sees'
+        ' (config/watch.yaml is an example); empty: none',
+        'feed_type 为 1 时：存放常设问题的 YAML 文件（示例见 config/watch.yaml），'
+        '对摄像头画面持续提问；为空：无',
+        runtime=True,
+    )
+    watch_period: float = param(
+        0.0,
+        'least seconds between two rounds of standing questions',
+        '两轮常设问题之间的最少秒数',
+        at_least=0,
+        at_most=86400,
+        runtime=True,
+    )
+    watch_max_load: float = param(
+        0.5,
+        'largest share of the time that standing questions may take of the processor',
+        '常设问题最多可占用处理器的时间比例',
+        at_least=0.01,
+        at_most=1,
+        runtime=True,
+    )
+
+
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class RemoteParameters:
     """A server that stands in for the models."""
 

@@ -37,6 +37,7 @@ from hobot_llamacpp_py.ros.node_parameters import (
     PromptParameters,
     RemoteParameters,
     ServerParameters,
+    WatchParameters,
 )
 from hobot_llamacpp_py.ros.parameter_spec import ParameterSpec, Scalar, specs_of
 
@@ -52,6 +53,7 @@ class Parameters(
     ServerParameters,
     RemoteParameters,
     OverlayParameters,
+    WatchParameters,
     EncoderParameters,
     DecoderParameters,
     SamplingParameters,

@@ -50,6 +50,21 @@ class PerceptionTargets:
             )
         )
 
+    def publish_change(
+        self, text: str, name: str, probability: float | None, header: Header
+    ) -> None:
+        """Publish that a standing question has another answer, with how likely that is.
+
+        Args:
+            name: of the rule, and of the attribute whose confidence is the probability.
+        """
+        known = [] if probability is None else [probability]
+        attributes = [self._messages.Attribute(type=name, confidence=float(p)) for p in known]
+        target = self._messages.Target(type=text, attributes=attributes)
+        self.publisher.publish(
+            self._messages.PerceptionTargets(header=header, fps=UNKNOWN_RATE, targets=[target])
+        )
+
     def _rate(self) -> int:
         """Return answers per second, since the one before."""
         last, self._last = self._last, time.monotonic()

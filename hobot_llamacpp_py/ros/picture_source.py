@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import threading
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -16,7 +18,7 @@ from hobot_llamacpp_py.engine import CancelToken, Vlm
 from hobot_llamacpp_py.engine.inbox import Inbox
 from hobot_llamacpp_py.errors import ImageError
 from hobot_llamacpp_py.ros.frame import Frame
-from hobot_llamacpp_py.ros.frames import Demand, Frames
+from hobot_llamacpp_py.ros.frames import Frames
 from hobot_llamacpp_py.ros.lookout import Lookout
 from hobot_llamacpp_py.ros.parameters import Parameters
 from hobot_llamacpp_py.ros.sight import Sight, see
@@ -36,12 +38,11 @@ class PictureSource(Protocol):
     def has_news(self) -> bool:
         """Tell whether there is something to prepare that nobody has asked for."""
 
-    def prepare(self, cancel: CancelToken, *, asked: bool) -> Sight | None:
-        """Return what the next question will be about, if that is to be prepared now.
+    def prepare(self, cancel: CancelToken) -> Sight | None:
+        """Return what the next question will be about, now that somebody is about to ask."""
 
-        Args:
-            asked: somebody is about to ask; else it is the idle node's own doing.
-        """
+    def seen(self) -> Sight | None:
+        """Return what was encoded before anybody asked, if that is fresh enough."""
 
     def next(self, cancel: CancelToken, *, newest: bool) -> Sight | None:
         """Return what a question is about, None in a text chat.
@@ -64,6 +65,7 @@ class Images(Protocol):
     """A subscription to images, such as `ImageSubscription`."""
 
     taken: int
+    published: int
     lost: int
 
     @property
@@ -83,7 +85,10 @@ class NoPicture:
     def has_news(self) -> bool:
         return False
 
-    def prepare(self, cancel: CancelToken, *, asked: bool) -> Sight | None:
+    def prepare(self, cancel: CancelToken) -> Sight | None:
+        return None
+
+    def seen(self) -> Sight | None:
         return None
 
     def next(self, cancel: CancelToken, *, newest: bool) -> Sight | None:
@@ -115,8 +120,11 @@ class LocalPicture:
     def has_news(self) -> bool:
         return False
 
-    def prepare(self, cancel: CancelToken, *, asked: bool) -> Sight | None:
+    def prepare(self, cancel: CancelToken) -> Sight | None:
         return None  # it was, at the start
+
+    def seen(self) -> Sight | None:
+        return None
 
     def next(self, cancel: CancelToken, *, newest: bool) -> Sight | None:
         return self._sight
@@ -151,25 +159,45 @@ class CameraFrames:
         self._frames = Frames(images.take, lambda: str(images.description), inbox)
         self._engine: Vlm | None = None
         self._prepared: Sight | None = None
+        self._watched_from: Callable[[], float] | None = None
+        self._lookout: Lookout | None = None
+        self._lock = threading.Lock()  # of the lookout's beginning
 
     def open(self, engine: Vlm) -> Sight | None:
         self._engine = engine
         parameters = self._parameters()
-        if parameters.continuous or parameters.prepares_ahead:
-            Lookout(engine, self._frames, parameters.pre_infer_period, self._demand).start()
+        if parameters.continuous or parameters.prepares_ahead or self._watched_from:
+            self._look_out()
         return None
+
+    def watch(self, wanted_from: Callable[[], float]) -> None:
+        """Have frames encoded for a watch. From any thread.
+
+        Args:
+            wanted_from: tells when the next one is wanted, on the steady clock; infinity: none is.
+        """
+        self._watched_from = wanted_from
+        self._look_out()
+
+    def _look_out(self) -> None:
+        """Have frames encoded as they are wanted, from now on or when there is an engine."""
+        with self._lock:
+            if self._engine and not self._lookout:
+                self._lookout = Lookout(self._engine, self._frames, self._wanted_from)
+                self._lookout.start()
 
     def has_news(self) -> bool:
         return self._frames.has_news()
 
-    def prepare(self, cancel: CancelToken, *, asked: bool) -> Sight | None:
-        if asked:
-            self._prepared = self._newest(cancel)
-            return self._prepared
-        encoded = self._frames.take_encoded(self._parameters().max_image_age)
-        if not encoded or not self._parameters().prepares_ahead:
-            return None
-        self._prepared = encoded
+    def prepare(self, cancel: CancelToken) -> Sight | None:
+        self._prepared = self._newest(cancel)
+        return self._prepared
+
+    def seen(self) -> Sight | None:
+        parameters = self._parameters()
+        encoded = self._frames.take_encoded(parameters.max_image_age)
+        if encoded and parameters.prepares_ahead:
+            self._prepared = encoded
         return encoded
 
     def next(self, cancel: CancelToken, *, newest: bool) -> Sight | None:
@@ -179,6 +207,16 @@ class CameraFrames:
             return prepared
         encoded = self._frames.take_encoded(max_age, cancel, newest=newest)
         return encoded or self._newest(cancel)
+
+    @property
+    def published(self) -> int:
+        """Frames that were published so far, looked at or not."""
+        return self._images.published
+
+    def received(self) -> float | None:
+        """Return when the newest frame was received, on the steady clock. From any thread."""
+        frame = self._frames.newest()
+        return None if frame is None else frame.received
 
     def newest(self) -> tuple[object, Callable[[], Bgr]] | None:
         frame = self._frames.newest()
@@ -203,8 +241,12 @@ class CameraFrames:
         )
         return see(frame, frame.bgr, engine.picture)
 
-    def _demand(self) -> Demand:
+    def _wanted_from(self, begun: float, is_taken: bool) -> float:
         parameters = self._parameters()
-        if parameters.asks_again:
-            return Demand.EAGER
-        return Demand.REGULAR if parameters.prepares_ahead else Demand.NONE
+        watched_from = self._watched_from() if self._watched_from else math.inf
+        times = [math.inf]
+        if parameters.asks_again or parameters.prepares_ahead or watched_from < math.inf:
+            times.append(begun + parameters.pre_infer_period)
+        if is_taken:
+            times += [watched_from, 0.0] if parameters.asks_again else [watched_from]
+        return min(times)

@@ -41,9 +41,10 @@ class Results:
         self._thinking = node.create_publisher(String, '~/thinking', PIECES)
         self._text = node.create_publisher(String, '~/text', RELIABLE)
         self._speech = node.create_publisher(String, speech_topic, RELIABLE)
-        self._targets: PerceptionTargets | None = None
+        self.targets: PerceptionTargets | None = None
+        """Where answers go as ai_msgs, if that is installed."""
         try:
-            self._targets = PerceptionTargets(node, targets_topic, RELIABLE, model)
+            self.targets = PerceptionTargets(node, targets_topic, RELIABLE, model)
         except ImportError:
             node.get_logger().info(
                 f'ai_msgs is not installed: answers are on ~/text, and not on {targets_topic}'
@@ -86,8 +87,8 @@ class Results:
                 'the answer ends within a block of code, which nothing closes: code is not spoken,'
                 ' the whole answer is on ~/text'
             )
-        if self._targets:
-            self._targets.publish(text, header, steps)
+        if self.targets:
+            self.targets.publish(text, header, steps)
         self._text.publish(String(data=text))
 
     def error(self, error: str) -> None:
@@ -108,4 +109,4 @@ class Results:
         return all(p.wait_for_all_acked(Duration(seconds=timeout)) for p in publishers)
 
     def _whole_answers(self) -> list[Publisher]:
-        return [self._text, *([self._targets.publisher] if self._targets else [])]
+        return [self._text, *([self.targets.publisher] if self.targets else [])]

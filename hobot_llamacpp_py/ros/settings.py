@@ -31,6 +31,7 @@ __all__ = [
     'Settings',
     'check_combinations',
     'check_topics',
+    'check_watch',
     'find_inputs',
     'unknown_parameters',
 ]
@@ -101,6 +102,7 @@ class Settings:
                 )
             values[parameter.name] = parameter.value
         changed = self.current.replaced(values)
+        check_watch(changed)
         constraint = _chat_config(changed).sampling.constraint
         if constraint and {'json_schema', 'grammar'} & values.keys():
             _check(constraint, changed)
@@ -181,12 +183,33 @@ def check_combinations(parameters: Parameters) -> list[str]:
         raise ParameterError('once needs a user_prompt to answer')
     if parameters.continuous and parameters.feed_type != 1:
         raise ParameterError('continuous needs images on a topic: set feed_type:=1')
+    check_watch(parameters)
     lines = []
     if parameters.pre_infer and parameters.feed_type == 2:
         lines.append('pre_infer has no effect in a text chat')
     if parameters.publish_overlay and parameters.feed_type == 2:
         lines.append('publish_overlay has no effect in a text chat: no pictures')
     return lines
+
+
+def check_watch(parameters: Parameters) -> None:
+    """Check that there can be standing questions, if there are to be some.
+
+    Raises:
+        ParameterError: something else excludes them.
+    """
+    if not parameters.watch_file:
+        return
+    if parameters.feed_type != 1:
+        raise ParameterError('watch_file needs images on a topic: set feed_type:=1')
+    if parameters.continuous:
+        raise ParameterError(
+            'watch_file and continuous exclude each other: make user_prompt a rule of kind text'
+        )
+    if parameters.is_remote:
+        from hobot_llamacpp_py.remote.engine import NO_WATCH
+
+        raise ParameterError(f'watch_file: {NO_WATCH}')
 
 
 def check_topics(parameters: Parameters, node: str, namespace: str) -> None:

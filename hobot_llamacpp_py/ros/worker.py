@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from hobot_llamacpp_py.engine import Answer, CancelToken, Chat, ChatConfig, Vlm
 from hobot_llamacpp_py.engine.inbox import Inbox, Task, View, Work
@@ -15,6 +15,9 @@ from hobot_llamacpp_py.ros.parameters import Parameters, explained
 from hobot_llamacpp_py.ros.picture_source import PictureSource
 from hobot_llamacpp_py.ros.sight import Sight
 from hobot_llamacpp_py.ros.timeline import Interval, Stopwatch
+
+if TYPE_CHECKING:
+    from hobot_llamacpp_py.ros.watch import Watch
 
 __all__ = ['Listener', 'Worker', 'WorkerSettings']
 
@@ -106,6 +109,9 @@ class Worker(threading.Thread):
         self._inbox, self._source = inbox, source
         self.listener = listener
         """May be replaced before the thread is started."""
+        self.watch: Watch | None = None
+        """Standing questions, from when there are some; may be set at any time."""
+        self._unfinished: Sight | None = None  # what some rules are still to be asked about
         self._chat: Chat | None = None
         self._running: CancelToken | None = None
         self._lock = threading.Lock()
@@ -157,7 +163,10 @@ class Worker(threading.Thread):
 
     def _wait(self) -> Work:
         self.state = 'idle'
-        return self._inbox.wait(self._source.has_news)
+        return self._inbox.wait(self._has_sight)
+
+    def _has_sight(self) -> bool:
+        return self._unfinished is not None or self._source.has_news()
 
     def _work(self, work: Work) -> None:
         parameters = self._settings.current
@@ -169,13 +178,13 @@ class Worker(threading.Thread):
                 self._run(item)
             elif parameters.is_wake_word(item):
                 log.info('preparing, for the wake word %s', item)
-                self._prepare_for_question(asked=True)
+                self._prepare_for_question(self._source.prepare)
             else:
                 self._take(item, newest=not parameters.prepares_ahead)
         elif parameters.asks_again:
             self._take(parameters.user_prompt, newest=False)
         else:
-            self._prepare_for_question(asked=False)
+            self._attend(parameters.prepares_ahead)
 
     def _prepare(self, sight: Sight | None, cancel: CancelToken | None = None) -> None:
         assert self._chat is not None
@@ -184,17 +193,34 @@ class Worker(threading.Thread):
         if sight and sight.infer is None:
             sight.infer = watch.read().first(stats.encode_s)
 
-    def _prepare_for_question(self, *, asked: bool) -> None:
+    def _prepare_for_question(self, see: Callable[[CancelToken], Sight | None]) -> None:
         """Encode and decode a frame, so that a question about it finds the work done."""
         self.state = 'preparing'
         with self._cancellable() as cancel:
             try:
-                if sight := self._source.prepare(cancel, asked=asked):
+                if sight := see(cancel):
                     self._prepare(sight, cancel)
             except CancelledError:
                 pass
             except Exception as error:
                 log.warning('a frame cannot be prepared: %s', explained(error))
+
+    def _attend(self, prepares: bool) -> None:
+        """See what the lookout has seen: ask the standing questions, prepare for others."""
+        max_age = self._settings.current.max_image_age
+        left, self._unfinished = self._unfinished, None
+        sight = left if left and left.is_fresh(max_age) else self._source.seen()
+        watch = self.watch
+        if sight and watch and watch.is_on:
+            self.state = 'watching'
+            with self._inbox.interruptible() as cancel:
+                assert self._chat is not None
+                config = self._settings.chat_config()
+                if not watch.look(self._chat.engine, sight, config, cancel):
+                    self._unfinished = sight
+                    return
+        if sight and prepares:
+            self._prepare_for_question(lambda cancel: sight)
 
     def _take(self, prompt: str, *, newest: bool) -> None:
         """Answer one prompt; whatever goes wrong becomes one line, and the thread lives on.

@@ -67,10 +67,12 @@ class NotingDecoder(Decoder):
         self._noted = dict.fromkeys(('image prefill', 'text prefill'), 0.0)
         super().__init__(path, config)
 
-    def prefill(self, segment: Segment, at: int, *, logits: bool = True) -> None:
+    def prefill(
+        self, segment: Segment, at: int, *, logits: bool = True, sequence: int = 0
+    ) -> None:
         """Decode a segment."""
         started = time.perf_counter()
-        super().prefill(segment, at, logits=logits)
+        super().prefill(segment, at, logits=logits, sequence=sequence)
         kind = 'image prefill' if isinstance(segment, np.ndarray) else 'text prefill'
         self._noted[kind] += 1e3 * (time.perf_counter() - started)
 

@@ -243,7 +243,7 @@ class _Settings:
 class _DrawnImages:
     """Has a new frame each time, of the encoder's size."""
 
-    taken = lost = 0
+    taken = published = lost = 0
     description = 'the benchmark'
 
     def __init__(self) -> None:

@@ -33,7 +33,7 @@ DESCRIBE, DESCRIBE_ZH = 'Describe the image.', '描述一下这张图片。'
 class Camera:
     """Shows one scene after the other, each once, when it is told to."""
 
-    taken = lost = 0
+    taken = published = lost = 0
     description = 'the camera'
 
     def __init__(self) -> None:

@@ -1,0 +1,1 @@
+"""Standing questions about what a camera sees."""

@@ -1,0 +1,236 @@
+"""Teach a nano model closed questions: `python -m training.teach --model internvl --out config`.
+
+Only the decoder learns, from the GGUF file on that `training.train` wrote; the encoder stays as
+it is, and so does every file of one. Half of the dialogues are what it learnt first, so that it
+forgets none of that. An interrupted run goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import gguf
+import numpy as np
+import onnxruntime as ort
+import torch
+from torch import Tensor
+
+from training import command, world
+from training.dialogues import Batch, collate, image_dialogue, random_system, text_dialogue
+from training.export import export_decoder, load_decoder
+from training.model import DecoderConfig, NanoVLM
+from training.pictures import Pictures, encode_scene, load_pictures, pad_rgb, shape_cells
+from training.tokenizer import Tokenizer
+from training.train import PixelValues, answer_hits, forward
+
+VALIDATION_SEED = 79
+_EMPTY = 0.08  # share of pictures without a shape, which the first training did not have
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The training's numbers."""
+
+    steps: int = 2600
+    batch: int = 32
+    rate: float = 1.2e-3
+    warmup: int = 100
+    last_rate: float = 0.02
+    decay: float = 0.05
+    clip: float = 1.0
+    guide_weight: float = 0.2
+    text_share: float = 0.1
+    closed_share: float = 0.6  # of the dialogues about a picture
+    seed: int = 2
+
+    def rate_at(self, step: int) -> float:
+        """Return the learning rate: linear warm-up, then a cosine to a fiftieth."""
+        if step < self.warmup:
+            return self.rate * (step + 1) / self.warmup
+        way = (step - self.warmup) / max(1, self.steps - self.warmup)
+        share = self.last_rate + (1 - self.last_rate) * 0.5 * (1 + math.cos(math.pi * way))
+        return self.rate * share
+
+
+class Embedded:
+    """Pictures as the model's own encoder embeds them: float16 [n, tokens, width]."""
+
+    def __init__(self, encoder: Path, family: str, rgb: np.ndarray, threads: int) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        session = ort.InferenceSession(str(encoder), options)
+        to_pixels, begun = PixelValues(family), time.monotonic()
+        one = [
+            session.run(None, {'pixel_values': to_pixels(picture[None]).numpy()})[0][0]
+            for picture in rgb
+        ]
+        self._embeds = np.stack(one).astype(np.float16)
+        print(f'{len(rgb)} pictures embedded in {time.monotonic() - begun:.0f} s', flush=True)
+
+    def __getitem__(self, images: list[int]) -> Tensor:
+        return torch.from_numpy(self._embeds[images].astype(np.float32))
+
+
+def draw_batch(step: int, recipe: Recipe, tokenizer: Tokenizer, pictures: Pictures) -> Batch:
+    """Draw the dialogues of one step; which ones depends on the step and the seed only."""
+    rng = np.random.default_rng((recipe.seed, step))
+    draw = rng.random()
+    long, second = draw < 0.06, 0.06 <= draw < 0.1
+    size = recipe.batch // 2 if long else recipe.batch
+    cursor, dialogues = step * recipe.batch, []
+    for row in range(size):
+        system = random_system(rng, long)
+        if rng.random() < recipe.text_share:
+            dialogues.append((system, text_dialogue(rng, 3)))
+            continue
+        indices = [(cursor + row) % len(pictures)]
+        if second:
+            indices.append((indices[0] + size) % len(pictures))
+        scenes = [(index, pictures.scene(index)) for index in indices]
+        closed = 0.85 if rng.random() < recipe.closed_share else 0.0
+        turns = int(rng.integers(5, 9)) if long else 2 if second else 5 if closed else 3
+        dialogues.append((system, image_dialogue(rng, scenes, turns, closed)))
+    return collate(dialogues, tokenizer, pictures, guides_questions=True)
+
+
+class HeldOut:
+    """Pictures of scenes that training never sees; looks like `Pictures`."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        drawn = []
+        while len(drawn) < count:
+            scene = world.random_scene(rng, _EMPTY / 10)
+            if scene.held_out or not scene.shapes:
+                drawn.append(world.draw(scene, rng))
+        self.scenes = [picture.scene for picture in drawn]
+        self.rgb = np.stack([pad_rgb(picture.bgr) for picture in drawn])
+        self.codes = np.stack([encode_scene(picture.scene) for picture in drawn])
+        self.cells = np.stack([shape_cells(picture) for picture in drawn])
+
+    def scene(self, index: int) -> world.Scene:
+        """Return the scene of one picture."""
+        return self.scenes[index]
+
+
+@torch.no_grad()
+def validate(
+    model: NanoVLM, tokenizer: Tokenizer, held_out: HeldOut, embedded: Embedded
+) -> dict[str, float]:
+    """Return the share of exactly right answers (each token predicted) by question type."""
+    model.eval()
+    hits: dict[str, list[bool]] = defaultdict(list)
+    rng = np.random.default_rng(VALIDATION_SEED)
+    for start in range(0, len(held_out.scenes), 64):
+        dialogues = [
+            (random_system(rng), image_dialogue(rng, [(i, held_out.scenes[i])], 3, 0.7))
+            for i in range(start, min(start + 64, len(held_out.scenes)))
+        ]
+        dialogues += [(random_system(rng), text_dialogue(rng, 3)) for _ in range(8)]
+        batch = collate(dialogues, tokenizer, held_out)
+        _, right, _ = forward(model, batch, embedded[batch.images])
+        for type_, hit in answer_hits(batch, right):
+            hits[type_].append(hit)
+    model.train()
+    return {type_: float(np.mean(values)) for type_, values in sorted(hits.items())}
+
+
+def teach(family: str, recipe: Recipe, cache: Path, pictures: Pictures, out: Path) -> NanoVLM:
+    """Train the decoder of `out`, from the last checkpoint if there is one."""
+    tokenizer = Tokenizer(family)
+    torch.manual_seed(recipe.seed)
+    model = NanoVLM(DecoderConfig(len(tokenizer), attention_bias=family == 'internvl'))
+    decoder = model.decoder
+    load_decoder(decoder, tokenizer, gguf.GGUFReader(out / f'nano_{family}.gguf'))
+    matrices = [p for p in decoder.parameters() if p.ndim >= 2]
+    vectors = [p for p in decoder.parameters() if p.ndim < 2]
+    optimizer = torch.optim.AdamW(
+        [
+            {'params': matrices, 'weight_decay': recipe.decay},
+            {'params': vectors, 'weight_decay': 0.0},
+        ],
+        lr=recipe.rate,
+        betas=(0.9, 0.98),
+        fused=True,
+    )
+    encoder, threads = out / f'nano_{family}_vit.onnx', torch.get_num_threads()
+    held_out = HeldOut(256, VALIDATION_SEED)
+    unseen = Embedded(encoder, family, held_out.rgb, threads)
+    embedded = Embedded(encoder, family, pictures.rgb, threads)
+
+    checkpoint, first = cache / f'{family}_taught.pt', 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=False)
+        if state['recipe'] == recipe:
+            decoder.load_state_dict(state['decoder'])
+            optimizer.load_state_dict(state['optimizer'])
+            first = state['step']
+            print(f'going on from step {first}', flush=True)
+
+    begun, losses, hits = time.monotonic(), [], []
+    for step in range(first, recipe.steps):
+        for group in optimizer.param_groups:
+            group['lr'] = recipe.rate_at(step)
+        batch = draw_batch(step, recipe, tokenizer, pictures)
+        with torch.autocast('cpu', torch.bfloat16):
+            loss, right, guided = forward(model, batch, embedded[batch.images])
+            total = loss + recipe.guide_weight * guided
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(decoder.parameters(), recipe.clip)
+        optimizer.step()
+
+        losses.append(float(loss.detach()))
+        hits += [hit for type_, hit in answer_hits(batch, right) if type_ != 'text']
+        done = step + 1
+        if done % 50 == 0:
+            left = (time.monotonic() - begun) / (done - first) * (recipe.steps - done)
+            print(
+                f'step {done}/{recipe.steps}  loss {np.mean(losses):.4f}  '
+                f'guide {float(guided.detach()):.3f}  exact {np.mean(hits):6.1%}  '
+                f'{left / 60:.1f} min left',
+                flush=True,
+            )
+            losses, hits = [], []
+        if done % 200 == 0 or done == recipe.steps:
+            state = {
+                'recipe': recipe,
+                'step': done,
+                'decoder': decoder.state_dict(),
+                'optimizer': optimizer.state_dict(),
+            }
+            torch.save(state, temporary := checkpoint.with_suffix('.part'))
+            temporary.replace(checkpoint)
+            shares = validate(model, tokenizer, held_out, unseen)
+            print(
+                '  unseen scenes: '
+                + '  '.join(f'{type_} {share:.1%}' for type_, share in shares.items()),
+                flush=True,
+            )
+    return model.eval()
+
+
+def main() -> None:
+    """Teach one family and export its decoder."""
+    parser = command.parser(__doc__, pictures=30_000, steps=Recipe.steps)
+    parser.add_argument('--model', choices=command.MODELS, required=True)
+    args = parser.parse_args()
+    command.start(args)
+    recipe = Recipe(steps=args.steps)
+    begun = time.monotonic()
+    pictures = load_pictures(args.cache, args.pictures, recipe.seed, args.threads, _EMPTY)
+    model = teach(args.model, recipe, args.cache, pictures, args.out)
+    path = export_decoder(model.decoder, Tokenizer(args.model), args.out)
+    print(
+        f'wrote {path} ({path.stat().st_size / 1e6:.2f} MB) after'
+        f' {(time.monotonic() - begun) / 60:.1f} minutes; now measure it:'
+        f' python -m training.evaluate --model {args.model}'
+    )
+
+
+if __name__ == '__main__':
+    main()
