@@ -44,6 +44,7 @@ setup(
         'console_scripts': [
             'hobot_llamacpp_py = hobot_llamacpp_py.__main__:main',
             'camera = hobot_llamacpp_py.tools.camera:main',
+            'watch = hobot_llamacpp_py.tools.watch:main',
             'serve = hobot_llamacpp_py.tools.serve:main',
             'chat = hobot_llamacpp_py.tools.chat:main',
             'models = hobot_llamacpp_py.tools.models:main',

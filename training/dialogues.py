@@ -24,7 +24,7 @@ from hobot_llamacpp_py.vision.picture import Picture
 from training import world
 from training.chat import DEFAULT_SYSTEM, FACTS, NO_IMAGE, facts
 from training.command import MODELS
-from training.model import Guide
+from training.model import Claims, Guide
 from training.pictures import GRID, Pictures
 from training.rules import CLOSED_KINDS, random_closed
 from training.tokenizer import Tokenizer
@@ -180,6 +180,7 @@ class Batch:
     weights: Tensor
     images: list[int]
     guides: list[Guide]
+    claims: Claims
     answers: list[tuple[int, int, int, str]]
     """Row, first and last+1 position that predicts an answer, and the question's type."""
 
@@ -206,6 +207,8 @@ def collate(
     answer_guide = _GuideInMaking(layer=2)
     word_guide = _GuideInMaking(layer=1)
     words = _words(tokenizer) if guides_questions else {}
+    claims: list[tuple[int, int, bool]] = []
+    ends = {tokenizer.encode(mark)[-1] for mark in '?？'}
     for row, (ids, starts, spans) in enumerate(rendered):
         tokens[row, : len(ids)] = torch.tensor(ids)
         for index, start in starts:
@@ -233,14 +236,24 @@ def collate(
             ]
             answer_guide.add(row, first, looks)
             looks = []
+            matching, is_question = list(range(len(scene.shapes))), True
             for at in range(max(begin, first + IMAGE_TOKENS), start):
                 said = words.get(ids[at])
+                if said is None:
+                    is_question = is_question and ids[at] not in ends
+                    continue
                 of = [i for i, s in enumerate(scene.shapes) if said in (s.kind, s.color, s.place)]
                 if of:
                     looks.append((at, shown[of].any(0)))
+                # Of what is asked for with several words, each is true of one and the same shape.
+                matching = [i for i in matching if i in of]
+                claims += [(row, at, bool(matching))] * is_question
             word_guide.add(row, first, looks)
     guides = [guide.made() for guide in (answer_guide, word_guide)[: 1 + guides_questions]]
-    return Batch(tokens, is_image, weights, images, guides, answers)
+    places = torch.tensor([claim[:2] for claim in claims] or np.zeros((0, 2)), dtype=torch.long)
+    truths = torch.tensor([float(claim[2]) for claim in claims])
+    made = Claims(places[:, 0], places[:, 1], truths)
+    return Batch(tokens, is_image, weights, images, guides, made, answers)
 
 
 @dataclass
@@ -272,8 +285,9 @@ def _words(tokenizer: Tokenizer) -> dict[int, str]:
     """Return the tokens that name a kind, a colour or a place."""
     english = {name: name for name in (*world.KINDS, *world.COLORS, *world.PLACES)}
     chinese = world.KIND_WORDS['zh'] | world.COLOR_WORDS['zh'] | world.PLACE_WORDS['zh']
-    return {tokenizer.word(' ' + word): name for name, word in english.items()} | {
-        tokenizer.word(word): name for name, word in chinese.items()
+    return {
+        **{tokenizer.word(' ' + word): name for name, word in english.items()},
+        **{tokenizer.word(word): name for name, word in chinese.items()},
     }
 
 

@@ -22,7 +22,9 @@ import numpy.typing as npt
 
 from hobot_llamacpp_py.config import ChatConfig, DecoderConfig, SamplingConfig
 from hobot_llamacpp_py.engine import Engine, Request, Turn
+from hobot_llamacpp_py.engine.batch import Step
 from hobot_llamacpp_py.engine.decoder import Decoder, Segment
+from hobot_llamacpp_py.engine.speculation import MAX_DRAFT
 from hobot_llamacpp_py.vision.encoder import VisionEncoder
 from hobot_llamacpp_py.vision.open import open_encoder
 from training import world
@@ -226,7 +228,7 @@ class OnePositionDecoder(Decoder):
             positions = np.arange(self.n_ctx, dtype=np.int32)
             positions[at : at + len(segment)] = at
             positions[at + len(segment) :] -= len(segment) - 1
-            self._positions, self._positions_at = positions, positions.ctypes.data
+            self._positions, self._step = positions, Step(positions, 1 + MAX_DRAFT)
         super().prefill(segment, at, logits=logits, sequence=sequence)
 
 

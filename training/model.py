@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-__all__ = ['Decoder', 'DecoderConfig', 'Encoder', 'Guide', 'NanoVLM']
+__all__ = ['Claims', 'Decoder', 'DecoderConfig', 'Encoder', 'Guide', 'NanoVLM']
 
 
 @dataclass(frozen=True)
@@ -182,14 +182,34 @@ class Decoder(nn.Module):
         dtype = torch.bfloat16 if torch.is_autocast_enabled('cpu') else embeds.dtype
         cos, sin = (table.to(dtype) for table in self.rope(length))
         mask = torch.full((length, length), float('-inf'), dtype=dtype).triu(1)
-        x, masses = embeds, [embeds.new_zeros(0)] * len(guides)
+        x, masses, before_last = embeds, [embeds.new_zeros(0)] * len(guides), embeds
         for index, layer in enumerate(self.layers):
+            before_last = x
             x, weights = layer(x, cos, sin, mask)
             masses = [
                 guide.mass(weights) if guide.layer == index else mass
                 for guide, mass in zip(guides, masses, strict=True)
             ]
-        return self.norm(x), masses
+        return self.norm(x), masses, before_last
+
+
+@dataclass
+class Claims:
+    """Words of questions that are true of the picture, or not.
+
+    `rows`, `columns` [c] say which position of the batch; `truths` [c] are 1 or 0.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    truths: Tensor
+
+    def loss(self, model: NanoVLM, states: Tensor) -> Tensor:
+        """Return how wrong the model's probe is about them."""
+        if not len(self.rows):
+            return states.new_zeros(())
+        told = model.probe(states[self.rows, self.columns])[:, 0].float()
+        return F.binary_cross_entropy_with_logits(told, self.truths)
 
 
 class NanoVLM(nn.Module):
@@ -199,6 +219,8 @@ class NanoVLM(nn.Module):
         super().__init__()
         self.encoder = Encoder(config.width)
         self.decoder = Decoder(config)
+        self.probe = nn.Linear(config.width, 1)
+        """Tells of a word's state before the last layer whether it is true; for training only."""
 
     def hidden(
         self,
@@ -206,7 +228,7 @@ class NanoVLM(nn.Module):
         is_image: Tensor,
         image_embeds: Tensor,
         guides: Sequence[Guide] = (),
-    ) -> tuple[Tensor, list[Tensor]]:
+    ) -> tuple[Tensor, list[Tensor], Tensor]:
         """Run the decoder over tokens [n, length], pictures in where `is_image` is set."""
         embeds = self.decoder.embedding(tokens).float()
         flat = image_embeds.reshape(-1, embeds.shape[-1]).float()

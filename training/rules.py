@@ -197,24 +197,15 @@ def _color(
 def _empty(
     rng: np.random.Generator, language: str, scene: Scene, wanted: bool
 ) -> Statement | None:
-    """Ask whether there is anything, or nothing, or a number of shapes."""
-    n = len(scene.shapes)
-    draw = rng.random()
-    if draw < 0.3:
+    """Ask whether there is anything, or nothing."""
+    if rng.random() < 0.5:
         forms = {
             'en': ['Is there anything?', 'Is there a shape?', 'Do you see anything?'],
             'zh': ['有东西吗？', '图中有东西吗？', '有图形吗？'],
         }
-        return _pick(rng, forms[language]), n > 0, None
-    if draw < 0.5:
-        forms = {'en': ['Is the picture empty?', 'Is it empty?'], 'zh': ['图片是空的吗？']}
-        return _pick(rng, forms[language]), n == 0, None
-    number = n if wanted and n else int(rng.integers(1, MOST + 1))
-    word = world.NUMBER_WORDS[language][number]
-    if language == 'zh':
-        return f'有{word}个图形吗？', number == n, None
-    text = 'Is there one shape?' if number == 1 else f'Are there {word} shapes?'
-    return text, number == n, None
+        return _pick(rng, forms[language]), bool(scene.shapes), None
+    forms = {'en': ['Is the picture empty?', 'Is it empty?'], 'zh': ['图片是空的吗？']}
+    return _pick(rng, forms[language]), not scene.shapes, None
 
 
 _STATEMENTS: tuple[Callable[..., Statement | None], ...] = (
@@ -224,7 +215,7 @@ _STATEMENTS: tuple[Callable[..., Statement | None], ...] = (
     _color,
     _empty,
 )
-_STATEMENT_SHARES = (0.2, 0.32, 0.26, 0.12, 0.1)
+_STATEMENT_SHARES = (0.2, 0.33, 0.27, 0.15, 0.05)
 
 
 # ---------------------------------------------------------------- a choice

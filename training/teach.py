@@ -7,6 +7,7 @@ forgets none of that. An interrupted run goes on from its last checkpoint.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections import defaultdict
@@ -57,9 +58,18 @@ class Recipe:
 
 
 class Embedded:
-    """Pictures as the model's own encoder embeds them: float16 [n, tokens, width]."""
+    """Pictures as the model's own encoder embeds them: float16 [n, tokens, width].
 
-    def __init__(self, encoder: Path, family: str, rgb: np.ndarray, threads: int) -> None:
+    Args:
+        kept: a file that keeps them.
+    """
+
+    def __init__(
+        self, encoder: Path, family: str, rgb: np.ndarray, threads: int, kept: Path | None = None
+    ) -> None:
+        if kept and kept.exists():
+            self._embeds = np.load(kept, mmap_mode='r')
+            return
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         session = ort.InferenceSession(str(encoder), options)
@@ -70,6 +80,8 @@ class Embedded:
         ]
         self._embeds = np.stack(one).astype(np.float16)
         print(f'{len(rgb)} pictures embedded in {time.monotonic() - begun:.0f} s', flush=True)
+        if kept:
+            np.save(kept, self._embeds)
 
     def __getitem__(self, images: list[int]) -> Tensor:
         return torch.from_numpy(self._embeds[images].astype(np.float32))
@@ -160,7 +172,9 @@ def teach(family: str, recipe: Recipe, cache: Path, pictures: Pictures, out: Pat
     encoder, threads = out / f'nano_{family}_vit.onnx', torch.get_num_threads()
     held_out = HeldOut(256, VALIDATION_SEED)
     unseen = Embedded(encoder, family, held_out.rgb, threads)
-    embedded = Embedded(encoder, family, pictures.rgb, threads)
+    key = hashlib.sha256(encoder.read_bytes()).hexdigest()[:12]
+    kept = cache / f'embeds-{len(pictures)}-{key}.npy'
+    embedded = Embedded(encoder, family, pictures.rgb, threads, kept)
 
     checkpoint, first = cache / f'{family}_taught.pt', 0
     if checkpoint.exists():

@@ -152,9 +152,13 @@ def forward(
     batch: Batch,
     embeds: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the answers' weighted loss, which tokens are right, and the guides' loss."""
-    hidden, masses = model.hidden(batch.tokens, batch.is_image, embeds, batch.guides)
+    """Return the answers' weighted loss, which tokens are right, and the guides' loss.
+
+    That of the claims counts double.
+    """
+    hidden, masses, states = model.hidden(batch.tokens, batch.is_image, embeds, batch.guides)
     guided = sum(g.loss(mass) for g, mass in zip(batch.guides, masses, strict=True))
+    guided += 2 * batch.claims.loss(model, states)
     asked = batch.weights > 0
     logits = model.logits(hidden[asked]).float()
     following = F.pad(batch.tokens[:, 1:], (0, 1))[asked]

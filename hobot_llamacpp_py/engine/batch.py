@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from hobot_llamacpp_py.llama_api import llama_cpp
 
-__all__ = ['FLOAT_P', 'INT32_P', 'INT8_P', 'Owners', 'Rows', 'pointer']
+__all__ = ['FLOAT_P', 'INT32_P', 'INT8_P', 'Owners', 'Rows', 'Step', 'pointer']
 
 INT32_P = ctypes.POINTER(ctypes.c_int32)
 INT8_P = ctypes.POINTER(ctypes.c_int8)
@@ -57,6 +57,45 @@ class Rows:
             logits=pointer(self._wanted, INT8_P),
         )
         self._owners.put_into(self.batch)
+
+
+class Step:
+    """The batch of a sampled token and its draft: made once, so that a step only writes integers.
+
+    Args:
+        positions: int32, counted from 0.
+        most: tokens of a batch.
+    """
+
+    def __init__(self, positions: npt.NDArray[np.int32], most: int) -> None:
+        self._positions = positions
+        self._positions_at: int = positions.ctypes.data
+        self._tokens: Any = (ctypes.c_int32 * most)()
+        self._flags: Any = (ctypes.c_int8 * most)(*[1] * most)
+        self._has_flags = False  # others than ones
+        self._batch: Any = llama_cpp.llama_batch(
+            token=self._tokens, pos=(ctypes.c_int32 * most)(), logits=self._flags
+        )
+
+    def of(self, token: int, draft: Sequence[int], at: int, wanted: Sequence[bool] | None) -> Any:
+        """Return the batch, which the next call changes.
+
+        Args:
+            at: the token's position.
+            wanted: of which tokens the logits are; None: of all.
+        """
+        n = 1 + len(draft)
+        self._tokens[0] = token
+        if draft:
+            self._tokens[1:n] = draft
+        if wanted is not None:
+            self._flags[:n] = wanted
+        elif self._has_flags:
+            ctypes.memset(self._flags, 1, len(self._flags))
+        self._has_flags = wanted is not None
+        ctypes.memmove(self._batch.pos, self._positions_at + 4 * at, 4 * n)
+        self._batch.n_tokens = n
+        return self._batch
 
 
 def pointer(array: npt.NDArray[Any], kind: Any) -> Any:

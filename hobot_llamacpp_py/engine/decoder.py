@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,18 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from hobot_llamacpp_py.config import DecoderConfig, SamplingConfig
-from hobot_llamacpp_py.engine.batch import FLOAT_P, INT8_P, INT32_P, Owners, Rows, pointer
+from hobot_llamacpp_py.engine.batch import FLOAT_P, INT8_P, INT32_P, Owners, Rows, Step, pointer
 from hobot_llamacpp_py.engine.cancel import CancelToken
+from hobot_llamacpp_py.engine.governed import Governed
 from hobot_llamacpp_py.engine.sampler import Sampler, logits_of
 from hobot_llamacpp_py.engine.speculation import MAX_DRAFT
-from hobot_llamacpp_py.engine.threads import (
-    MOST,
-    STALE,
-    ThreadGovernor,
-    ThreadTimes,
-    usable_cores,
-    waiting_threads,
-)
+from hobot_llamacpp_py.engine.threads import MOST, usable_cores
 from hobot_llamacpp_py.engine.vocabulary import Vocabulary
 from hobot_llamacpp_py.errors import CancelledError, InferenceError, ModelFileError
 from hobot_llamacpp_py.gguf_header import check_magic
@@ -43,7 +36,6 @@ __all__ = ['Decoder', 'Segment']
 Segment = Sequence[int] | npt.NDArray[np.float32]
 
 _ABORTED = 2  # llama_decode's return code
-_COMPARABLE = 32  # tokens of a prefill, from which on the time is theirs
 _FLASH_ATTN_TYPES = {
     'auto': llama_cpp.LLAMA_FLASH_ATTN_TYPE_AUTO,
     'on': llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED,
@@ -80,15 +72,7 @@ class Decoder:
         self.n_threads = min(config.n_threads or MOST, usable_cores())
         """Threads at the most."""
         adapts = config.n_threads == 0 and self.n_threads > 1
-        self._governors = (
-            [
-                ThreadGovernor(self.n_threads, 'decode'),
-                ThreadGovernor(self.n_threads, 'prefill', tries_half=False),
-            ]
-            if adapts
-            else []
-        )
-        self._times = ThreadTimes()
+        self._governed = Governed(self.n_threads) if adapts else None
         llama_cpp.llama_log_set(on_llama_log, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
         try:
@@ -140,24 +124,16 @@ class Decoder:
                 f'llama.cpp cannot make a context of n_ctx {config.n_ctx} for {self.path}:'
                 f' {reason}'
             )
-        self._n_now = 0  # whatever the number is, it begins anew
+        if self._governed:
+            self._governed.begin_anew()
         self._memory: Any = llama_cpp.llama_get_memory(self.context)
         self.n_ctx: int = llama_cpp.llama_n_ctx(self.context) - self._n_extra
         """Positions that the conversation may take, whatever other sequences do."""
         self.cancel_on(CancelToken())
 
-        # Prepared once, so that a decode step only writes a few integers.
         self._positions: npt.NDArray[np.int32] = np.arange(self.n_ctx, dtype=np.int32)
-        self._positions_at: int = self._positions.ctypes.data
         self._no_logits: npt.NDArray[np.int8] = np.zeros(self.n_ctx, np.int8)
-        self._tokens: Any = (ctypes.c_int32 * (1 + MAX_DRAFT))()
-        self._flags: Any = (ctypes.c_int8 * (1 + MAX_DRAFT))(*[1] * (1 + MAX_DRAFT))
-        self._has_flags = False  # others than ones
-        self._step: Any = llama_cpp.llama_batch(
-            token=self._tokens,
-            pos=(ctypes.c_int32 * (1 + MAX_DRAFT))(),
-            logits=self._flags,
-        )
+        self._step = Step(self._positions, 1 + MAX_DRAFT)
 
     def reserve(self, n_sequences: int, n_positions: int) -> bool:
         """See to it that there are so many sequences, and room for those besides the conversation.
@@ -258,19 +234,8 @@ class Decoder:
             CancelledError: the token of `cancel_on` was set.
             InferenceError: llama.cpp failed, or the context is full.
         """
-        n = 1 + len(draft)
-        self._check_room(n, at)
-        self._tokens[0] = token
-        if draft:
-            self._tokens[1:n] = draft
-        if wanted is not None:
-            self._flags[:n] = wanted
-        elif self._has_flags:
-            ctypes.memset(self._flags, 1, len(self._flags))
-        self._has_flags = wanted is not None
-        ctypes.memmove(self._step.pos, self._positions_at + 4 * at, 4 * n)
-        self._step.n_tokens = n
-        self._decode(self._step)
+        self._check_room(1 + len(draft), at)
+        self._decode(self._step.of(token, draft, at, wanted))
 
     def _check_room(self, n: int, at: int) -> None:
         if at + n > self.n_ctx:
@@ -281,56 +246,23 @@ class Decoder:
     @property
     def n_threads_now(self) -> tuple[int, int]:
         """The threads that a decode and a prefill are computed with, at the moment."""
-        numbers = [governor.n for governor in self._governors] or [self.n_threads] * 2
-        return numbers[0], numbers[1]
+        return self._governed.n_threads_now if self._governed else (self.n_threads,) * 2
 
     @property
     def encoder_threads(self) -> Callable[[], int] | None:
-        """Tells how many threads an encoder on the CPU may take now; None: its own number stays.
-
-        Half of what the decoder has while that works, else all that others leave free.
-        """
-        return self._share if self._governors else None
-
-    def _share(self) -> int:
-        used = max(governor.used for governor in self._governors)
-        if time.perf_counter() - used < STALE:
-            return max(1, self._governors[0].n // 2)
-        return max(1, self.n_threads - waiting_threads())
+        """Tells how many threads an encoder on the CPU may take now; None: its own stay."""
+        return self._governed.share if self._governed else None
 
     def _decode(self, batch: Any) -> None:
         with self._reason:
-            code = self._governed(batch) if self._governors else self._llama_decode(batch)
+            if self._governed:
+                code = self._governed.decode(self.context, batch)
+            else:
+                code = int(llama_cpp.llama_decode(self.context, batch))
         if code == _ABORTED:
             raise CancelledError('the request was cancelled')
         if code:
             raise InferenceError(f'llama_decode failed with code {code}: {self._reason}')
-
-    def _llama_decode(self, batch: Any) -> int:
-        return int(llama_cpp.llama_decode(self.context, batch))
-
-    def _governed(self, batch: Any) -> int:
-        """Decode with as many threads as pay at the moment, and note what that gave."""
-        n_tokens, times = batch.n_tokens, self._times
-        is_prefill = n_tokens > 1 + MAX_DRAFT
-        governor, other = self._governors[is_prefill], self._governors[not is_prefill]
-        if (now := time.perf_counter()) - governor.used > STALE:
-            # Begin with what the other kind of work has found, or what can be seen at once.
-            fresh = now - other.used < STALE
-            governor.restart(other.n if fresh else max(1, self.n_threads - waiting_threads()))
-        if is_change := governor.n != self._n_now:
-            self._n_now = governor.n
-            llama_cpp.llama_set_n_threads(self.context, self._n_now, self._n_now)
-        before = times.begin(now, self._n_now, is_change)
-        started = time.perf_counter()
-        code = self._llama_decode(batch)
-        now = governor.used = time.perf_counter()
-        after = times.end()
-        if after is not None and not code:
-            # Speeds of batches of another size say nothing; those of prefills nearly are the same.
-            work = n_tokens if n_tokens == 1 or n_tokens >= _COMPARABLE else 0
-            governor.note(now, now - started, after - before, work)
-        return code
 
     def trim(self, n_keep: int, sequence: int = 0) -> int:
         """Drop all positions of a sequence from `n_keep` on; return how many are kept.

@@ -7,7 +7,6 @@ from others only `picture` and `encode_ahead` may be called, and a `CancelToken`
 
 from __future__ import annotations
 
-import codecs
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -24,19 +23,14 @@ from hobot_llamacpp_py.engine.chat_template import ChatTemplateFormat
 from hobot_llamacpp_py.engine.constraint_compiler import ConstraintCompiler
 from hobot_llamacpp_py.engine.decoder import Decoder
 from hobot_llamacpp_py.engine.kv_cache import (
-    Element,
-    ImageSpan,
     KvCache,
-    count_positions,
-    element_ids,
 )
 from hobot_llamacpp_py.engine.matcher import Matcher
+from hobot_llamacpp_py.engine.pieces import Pieces
+from hobot_llamacpp_py.engine.prefill import Prefill
 from hobot_llamacpp_py.engine.prompt import Prompt, PromptBuilder
 from hobot_llamacpp_py.engine.prompt_format import FamilyFormat
-from hobot_llamacpp_py.engine.repetition import NoGuard, RepetitionGuard
 from hobot_llamacpp_py.engine.request import Answer, Inquiry, Request, Stats, Verdict
-from hobot_llamacpp_py.engine.speculation import CONTEXT
-from hobot_llamacpp_py.engine.thoughts import ThoughtFormat, ThoughtSplitter
 from hobot_llamacpp_py.engine.token_loop import TokenLoop
 from hobot_llamacpp_py.engine.vocabulary import Vocabulary
 from hobot_llamacpp_py.engine.waiting import result
@@ -85,6 +79,7 @@ class Engine:
         self.tokenize = decoder.vocabulary.tokenize
         self.cache = KvCache(decoder)
         self.loop = TokenLoop(decoder, self.cache)
+        self._prefill = Prefill(self.cache, self.loop.drafter, self.encode_ahead)
         self._pictures: Pictures | None = None
         self._judge: Judge | None = None  # from when many questions are asked about a picture
         self.constraints = ConstraintCompiler(decoder.vocabulary.handle)
@@ -179,7 +174,8 @@ class Engine:
         elements = self.prompts.build_before_question(request)
         if self.cache.match(elements, last_again=False) < len(elements):
             self.decoder.cancel_on(cancel)
-            self._prefill(elements, stats, cancel, logits=False)
+            self._current = stats
+            self._prefill.run(elements, stats, cancel, logits=False)
         return stats
 
     def judge(
@@ -206,6 +202,7 @@ class Engine:
 
             arguments = (self.decoder, self.prompts, sight.encode, self.cache)
             self._judge = Judge(*arguments, self._on_renewed)
+            self._prefill.lender = self._judge.trunk
         self._current = None
         yield from self._judge.ask(picture, inquiries, config, cancel or CancelToken())
 
@@ -261,19 +258,18 @@ class Engine:
         self._check_open()
         started = time.perf_counter()
         stats, vocabulary = answer.stats, self.vocabulary
-        splitter = _splitter(self.prompts.form.thoughts, vocabulary, request, prompt, answer)
+        constraint, markers = request.config.sampling.constraint, self.prompts.form.thoughts
+        text = Pieces(answer, vocabulary, markers, prompt.in_thought, constraint is not None)
+        splitter = text.splitter
         self.decoder.cancel_on(cancel)
         try:
             # 1. Keep what the KV cache holds already, decode the rest.
-            constraint = request.config.sampling.constraint
             compiling = self.constraints.start(constraint) if constraint else None
-            self._prefill(prompt.elements, stats, cancel)
+            self._current = stats
+            self._prefill.run(prompt.elements, stats, cancel)
             compiled = result(compiling, cancel) if compiling else None
             matcher = Matcher(compiled, self.constraints) if compiled else None
             # 2. Sample until the model, the limits or the user end the answer.
-            utf8 = codecs.getincrementaldecoder('utf-8')('replace')
-            guard = NoGuard() if matcher else RepetitionGuard()
-            shown_tokens = 0
             decode_started = time.perf_counter()
             tokens = self.loop.sample(
                 request.config, stats, splitter, matcher, lambda: self._check_current(stats)
@@ -284,18 +280,9 @@ class Engine:
                 if vocabulary.is_end(token):
                     answer.finish = 'stop'
                     break
-                if splitter is None or splitter.is_over:
-                    text = vocabulary.piece(token)
-                    answer.tokens.append(token)
-                else:
-                    text = splitter.feed(token)
-                    answer.tokens += splitter.answer_tokens
-                piece = guard.feed(utf8.decode(text))
-                if piece:
-                    shown_tokens = len(answer.tokens)
-                    answer.text += piece
+                if piece := text.feed(token):
                     yield piece
-                if guard.repeated:
+                if text.repeated:
                     answer.finish = 'repetition'
                     break
                 if matcher and matcher.is_over:
@@ -312,48 +299,10 @@ class Engine:
         else:
             stats.decode_s = time.perf_counter() - decode_started
             # 3. Give what was held back as long as more could follow.
-            left = utf8.decode(_held_back(splitter, answer))
-            for piece in (guard.feed(left), guard.finish()):
-                if piece:
-                    shown_tokens = len(answer.tokens)
-                    answer.text += piece
-                    yield piece
-            if guard.repeated:
-                answer.finish = 'repetition'
-                # The model shall not read its own repetition in the next turn.
-                del answer.tokens[shown_tokens:]
+            yield from text.finish()
         finally:
             if splitter is not None:
                 stats.thinking = splitter.n_thinking
-
-    def _prefill(
-        self, elements: list[Element], stats: Stats, cancel: CancelToken, *, logits: bool = True
-    ) -> None:
-        """Bring the KV cache to hold these elements; if this raises, it holds some of them."""
-        self._current, cache = stats, self.cache
-        if self._judge is not None:
-            cache.borrow(self._judge.trunk, elements, last_again=logits)
-        cache.trim(cache.match(elements, last_again=logits))
-        rest = elements[len(cache) :]
-        stats.reused = cache.n_past
-        self.loop.drafter.begin(element_ids(cache.last(CONTEXT)), element_ids(rest))
-        started = time.perf_counter()
-        # The encoder works while what stands before its picture is decoded.
-        images = {
-            element.key: self.encode_ahead(element.picture)
-            for element in rest
-            if isinstance(element, ImageSpan)
-        }
-        cache.prefill(rest, lambda span: _wait_for(images[span.key], stats, cancel), logits=logits)
-        stats.prefill_s = time.perf_counter() - started - stats.encode_s
-        stats.prefilled = count_positions(rest)
-
-
-def _wait_for(image: Future[Embeddings], stats: Stats, cancel: CancelToken) -> Embeddings:
-    started = time.perf_counter()
-    embeddings = result(image, cancel)
-    stats.encode_s += time.perf_counter() - started
-    return embeddings
 
 
 def _check_width(encoder: VisionEncoder, decoder: Decoder) -> None:
@@ -368,34 +317,3 @@ def _chat_format(words: Vocabulary) -> ChatTemplateFormat:
     chat = ChatTemplateFormat(words, words.chat_template, words.bos, words.eos)
     chat.check()
     return chat
-
-
-def _splitter(
-    markers: ThoughtFormat | None,
-    vocabulary: Vocabulary,
-    request: Request,
-    prompt: Prompt,
-    answer: Answer,
-) -> ThoughtSplitter | None:
-    """Return what parts thought and answer; None for a model that does not think."""
-    if markers is None:
-        return None
-
-    def on_thought(piece: str) -> None:
-        answer.thoughts += piece
-        if answer.on_thought is not None:
-            answer.on_thought(piece)
-
-    pieces = (vocabulary.piece, vocabulary.special_piece)
-    is_free = request.config.sampling.constraint is None
-    return ThoughtSplitter(markers, *pieces, on_thought, prompt.in_thought, is_free)
-
-
-def _held_back(splitter: ThoughtSplitter | None, answer: Answer) -> bytes:
-    """Return what waited for the thought's end when the model ended its answer."""
-    if splitter is None or splitter.is_over:
-        return b''
-    left = splitter.finish()
-    answer.tokens += splitter.answer_tokens
-    answer.is_thinking = splitter.in_thought
-    return left

@@ -49,6 +49,10 @@ class NodeBackend:
     def newest(self) -> tuple[object, Callable[[], Bgr]] | None:
         return self._source.newest()
 
+    def watched(self) -> Mapping[str, object] | None:
+        watch = self._worker.watch
+        return watch.found() if watch else None
+
     def figures(self) -> Mapping[str, float]:
         inbox, frames = self._inbox, self._source.describe(is_read=True)
         return {

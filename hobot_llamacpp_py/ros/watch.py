@@ -165,6 +165,15 @@ class Watch:
             log.info('images come again: watching')
             self._enter(WATCHING)
 
+    def found(self) -> Mapping[str, object]:
+        """Return what is known of each rule, for JSON."""
+        values = self._watcher.values()
+        rules = [
+            {'rule': rule.name, 'question': rule.question, 'answer': values.get(rule.name)}
+            for rule in self._watcher.rules
+        ]
+        return {'state': self.state if self.is_on else OFF, 'rules': rules}
+
     def describe(self) -> Mapping[str, object]:
         """Return figures for the diagnostics."""
         published = self._source.published if self._source else 0
@@ -192,13 +201,16 @@ class Watch:
             log.error('the standing questions cannot be asked: %s', error)
         self._last_error = error
 
-    def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-        response.success = True
-        response.message = WATCHING if request.data else OFF
-        if request.data != self._is_enabled:
-            self._is_enabled, self._begun = request.data, time.monotonic()
-            self._enter(response.message)
+    def enable(self, on: bool) -> None:
+        """Switch it on or off; what was known until then is old news."""
+        if on != self._is_enabled:
+            self._is_enabled, self._begun = on, time.monotonic()
+            self._enter(WATCHING if on else OFF)
             self._on_enabled()
+
+    def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        self.enable(request.data)
+        response.success, response.message = True, self.state
         return response
 
 

@@ -15,14 +15,23 @@ import numpy.typing as npt
 from hobot_llamacpp_py.config import ChatConfig, DecoderConfig, SamplingConfig
 from hobot_llamacpp_py.engine import Answer, Chat, Engine, Picture, Request, Turn
 from hobot_llamacpp_py.engine.decoder import Decoder, Segment
-from hobot_llamacpp_py.engine.kv_cache import ImageSpan, KvCache
+from hobot_llamacpp_py.engine.kv_cache import Element, ImageSpan, KvCache
 from hobot_llamacpp_py.engine.sampler import Sampler
 from hobot_llamacpp_py.engine.speculation import Drafter
 from hobot_llamacpp_py.errors import VlmError
 from hobot_llamacpp_py.llama_api import llama_cpp
 from hobot_llamacpp_py.tools.bench_results import PART, Figure, figure
+from hobot_llamacpp_py.vision.encoder import VisionEncoder
 
-__all__ = ['FILL', 'PARTS', 'WAYS', 'Bench', 'NotingDecoder', 'StandInEncoder']
+__all__ = [
+    'FILL',
+    'PARTS',
+    'WAYS',
+    'Bench',
+    'NotingDecoder',
+    'StandInEncoder',
+    'first_token_as_in_cpp',
+]
 
 N_IMAGE_TOKENS = 256
 ENCODER_SHARE = 1.25  # of the image's prefill time: 2456 ms to 256 x 7.7 ms on an RDK X5
@@ -197,24 +206,8 @@ class Bench:
         """Do what the C++ node does after a question has come."""
         turns = (Turn(self._question, picture),)
         prompt = self.engine.prompts.build(Request(turns, ChatConfig(self._system)))
-        parts: dict[str, float] = {}
-
-        def encode(image: ImageSpan) -> npt.NDArray[np.float32]:
-            begun = time.perf_counter()
-            embeddings = self.encoder.encode(image.picture.pixels)
-            parts['encoder'] = 1e3 * (time.perf_counter() - begun)
-            return embeddings
-
-        decoder.take_notes()
-        started = time.perf_counter()
-        decoder.renew()
-        parts['new context'] = 1e3 * (time.perf_counter() - started)
-        KvCache(decoder).prefill(prompt.elements, encode)
-        sampler = decoder.sampler(GREEDY)
-        sampler.sample()
-        seconds = time.perf_counter() - started
-        sampler.close()
-        return _with_parts('C++ order', seconds, parts | decoder.take_notes())
+        seconds, parts = first_token_as_in_cpp(decoder, self.encoder, prompt.elements)
+        return _with_parts('C++ order', seconds, parts)
 
     def filling(self) -> dict[str, Figure]:
         """Measure the speed of decoding while the context fills."""
@@ -290,6 +283,30 @@ class Bench:
             'wrong drafts, tokens an answer': figure([drafted / (2 * self._rounds)]),
             'accepted of drafted': figure(accepted[1:]),
         }
+
+
+def first_token_as_in_cpp(
+    decoder: NotingDecoder, encoder: VisionEncoder, prompt: list[Element]
+) -> tuple[float, dict[str, float]]:
+    """Do what the C++ node does after a question has come; return seconds and its parts in ms."""
+    parts: dict[str, float] = {}
+
+    def encode(image: ImageSpan) -> npt.NDArray[np.float32]:
+        begun = time.perf_counter()
+        embeddings = encoder.encode(image.picture.pixels)
+        parts['encoder'] = 1e3 * (time.perf_counter() - begun)
+        return embeddings
+
+    decoder.take_notes()
+    started = time.perf_counter()
+    decoder.renew()
+    parts['new context'] = 1e3 * (time.perf_counter() - started)
+    KvCache(decoder).prefill(prompt, encode)
+    sampler = decoder.sampler(GREEDY)
+    sampler.sample()
+    seconds = time.perf_counter() - started
+    sampler.close()
+    return seconds, parts | decoder.take_notes()
 
 
 def _with_parts(way: str, seconds: float, parts: dict[str, float]) -> dict[str, float]:

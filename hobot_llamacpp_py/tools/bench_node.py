@@ -41,7 +41,7 @@ from hobot_llamacpp_py.tools.bars import Bar, print_verdicts
 from hobot_llamacpp_py.tools.bench_engine import StandInEncoder
 from hobot_llamacpp_py.tools.bench_model import write_model
 
-__all__ = ['main']
+__all__ = ['DrawnImages', 'Listener', 'Settings', 'main']
 
 BARS = {
     'idle, Image': Bar(
@@ -182,7 +182,7 @@ def _with_camera(kind: str, seconds: float) -> dict[str, float]:
 # -- continuous ----------------------------------------------------------------------------------
 
 
-class _Listener:
+class Listener:
     """Counts answers, and notes when they came."""
 
     def __init__(self) -> None:
@@ -229,18 +229,18 @@ class _Listener:
         return (self.ends[n] - self.ends[0]) / n
 
 
-class _Settings:
+class Settings:
     """The node's, without a node."""
 
-    def __init__(self, current: Parameters) -> None:
-        self.current = current
+    def __init__(self, current: Parameters, system_prompt: str = '') -> None:
+        self.current, self._system_prompt = current, system_prompt
 
     def chat_config(self) -> ChatConfig:
         """Return how conversations are held."""
-        return self.current.chat_config('')
+        return self.current.chat_config(self._system_prompt)
 
 
-class _DrawnImages:
+class DrawnImages:
     """Has a new frame each time, of the encoder's size."""
 
     taken = published = lost = 0
@@ -262,14 +262,14 @@ def _continuous(llm: Path, n_threads: int, n_answers: int) -> dict[str, float]:
     parameters = Parameters(
         feed_type=1, continuous=True, user_prompt='Why?!', temperature=0.0, max_tokens=16
     )
-    settings, times = _Settings(parameters), list[float]()
+    settings, times = Settings(parameters), list[float]()
     for _ in range(2):  # without the encoder's time, then with as much as an answer took
         decoder = Decoder(llm, config)
         encoder = StandInEncoder(decoder.n_embd)
         encoder.seconds = times[0] if times else 0.0
-        inbox, listener = Inbox(8), _Listener()
+        inbox, listener = Inbox(8), Listener()
         engine = Engine(decoder, encoder)
-        source = CameraFrames(_DrawnImages(), inbox, lambda: parameters)
+        source = CameraFrames(DrawnImages(), inbox, lambda: parameters)
         worker = Worker(
             lambda engine=engine: engine,  # type: ignore[misc]
             settings,

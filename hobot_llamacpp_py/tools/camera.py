@@ -8,13 +8,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
-import numpy.typing as npt
 import rclpy
 from rclpy.duration import Duration
 from rclpy.logging import get_logger
@@ -26,16 +23,14 @@ from hobot_llamacpp_py.errors import ImageError, VlmError
 from hobot_llamacpp_py.files import find_file
 from hobot_llamacpp_py.ros.frame import bgr_to_compressed, bgr_to_image
 from hobot_llamacpp_py.tools.arguments import ArgumentParser, number_below, topic
-from hobot_llamacpp_py.vision.image_file import read_image
+from hobot_llamacpp_py.tools.frames import frames_of
 
 __all__ = ['main']
 
-Bgr = npt.NDArray[np.uint8]
 DISCOVERY_TIMEOUT = 5.0  # seconds; Fast DDS may take 3
 MATCH_TIME = 0.2  # seconds until a subscriber that was discovered has discovered us, too
 DELIVERY_TIMEOUT = 5.0  # seconds
 LARGEST = 16384  # pixels of a side
-PICTURES = ('.bmp', '.jpeg', '.jpg', '.png', '.webp')
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -70,7 +65,8 @@ def _publish(options: argparse.Namespace, arguments: list[str] | None) -> None:
     source = Path(options.source)
     if not source.exists():  # nor is it a device
         source = find_file(options.source, options.source)
-    frames, rate = _frames(source, loops=not options.no_loop)
+    warn = get_logger('camera').warning
+    frames, rate = frames_of(source, warn, loops=not options.no_loop)
     first = next(frames, None)
     if first is None:
         raise ImageError(f'{source}: there is no picture in it')
@@ -118,55 +114,6 @@ def _await_subscriber(publisher: Any, stopping: threading.Event) -> bool:
             return False
     stopping.wait(MATCH_TIME)
     return True
-
-
-def _frames(source: Path, *, loops: bool) -> tuple[Iterator[Bgr], float]:
-    """Return the pictures of a source, and how many a second it has.
-
-    Raises:
-        ImageError: it cannot be read; those of the iteration: no picture of a folder can.
-    """
-    if source.is_dir():
-        paths = sorted(path for path in source.iterdir() if path.suffix.lower() in PICTURES)
-        named: set[Path] = set()
-        return _again(lambda: _readable(paths, named), loops and bool(paths)), 10.0
-    if source.suffix.lower() in PICTURES:
-        picture = read_image(source)
-        return (itertools.repeat(picture) if loops else iter([picture])), 10.0
-    capture = cv2.VideoCapture(str(source))
-    if not capture.isOpened():
-        raise ImageError(f'{source} is neither a picture nor a video or camera that OpenCV opens')
-    rate = capture.get(cv2.CAP_PROP_FPS) or 30.0
-
-    def video() -> Iterator[Bgr]:
-        capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
-        while (found := capture.read())[0]:
-            yield found[1]  # type: ignore[misc]
-
-    return _again(video, loops and not source.is_char_device()), rate
-
-
-def _readable(paths: list[Path], named: set[Path]) -> Iterator[Bgr]:
-    """Give the pictures that can be read; warn of each other one that was not named yet."""
-    broken = 0
-    for path in paths:
-        try:
-            bgr = read_image(path)
-        except ImageError as error:
-            broken += 1
-            if path not in named:
-                get_logger('camera').warning(f'left out: {error}')
-            named.add(path)
-        else:
-            yield bgr
-    if paths and broken == len(paths):
-        raise ImageError(f'{paths[0].parent}: none of its pictures can be read')
-
-
-def _again(read: Callable[[], Iterator[Bgr]], loops: bool) -> Iterator[Bgr]:
-    yield from read()
-    while loops:
-        yield from read()
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from hobot_llamacpp_py.config import ChatConfig
@@ -41,10 +41,13 @@ class Watcher:
 
     Args:
         rules: the standing questions.
+        clock: gives the time in seconds; a recording has its own.
     """
 
-    def __init__(self, rules: Sequence[Rule] = ()) -> None:
-        self._lock = threading.Lock()
+    def __init__(
+        self, rules: Sequence[Rule] = (), clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._lock, self._clock = threading.Lock(), clock
         self._states: dict[str, Held] = {}
         self._last: dict[str, tuple[Value, float | None]] = {}
         self.rules = rules
@@ -79,7 +82,7 @@ class Watcher:
 
     def has_work(self, picture: Picture) -> bool:
         """Tell whether a picture gives anything to ask or to note."""
-        now = time.monotonic()
+        now = self._clock()
         states = self._current()
         return any(_is_due(s, picture, now) or _is_again(s, picture) for s in states)
 
@@ -100,10 +103,10 @@ class Watcher:
         started = time.perf_counter()
         states = self._current()
         for state in states:
-            if _is_again(state, picture) and not _is_due(state, picture, time.monotonic()):
+            if _is_again(state, picture) and not _is_due(state, picture, self._clock()):
                 value, probability = self._last[state.rule.name]
                 yield self._evaluation(state, value, probability, started, is_again=True)
-        due = [state for state in states if _is_due(state, picture, time.monotonic())]
+        due = [state for state in states if _is_due(state, picture, self._clock())]
         asked = {state.rule.inquiry: state for state in due}
         for verdict in engine.judge(picture, list(asked), config, cancel):
             for state in due:
@@ -115,7 +118,7 @@ class Watcher:
             return list(self._states.values())
 
     def _note(self, state: Held, verdict: Verdict, picture: Picture, started: float) -> Evaluation:
-        state.asked, state.picture = time.monotonic(), picture.key
+        state.asked, state.picture = self._clock(), picture.key
         value = state.rule.value(verdict.answer)
         self._last[state.rule.name] = value, verdict.probability
         return self._evaluation(state, value, verdict.probability, started)

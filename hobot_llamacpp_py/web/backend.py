@@ -48,6 +48,9 @@ class Backend(Protocol):
     def newest(self) -> tuple[object, Callable[[], Bgr]] | None:
         """Return what there is to see now, with an identity; None for nothing."""
 
+    def watched(self) -> Mapping[str, object] | None:
+        """Return what standing questions have found, for JSON; None where there are none."""
+
     def figures(self) -> Mapping[str, float]:
         """Return the figures of the moment: times in milliseconds, counts."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -58,7 +59,10 @@ class McpTools:
         self._api, self._backend = api, backend
         self._running: dict[tuple[str, Any], anyio.CancelScope] = {}
         self._tools: dict[str, tuple[Tool, Handler]] = {}
-        for tool, handler in ((_LOOK, self._look), (_PICTURE, self._picture), (_ASK, self._ask)):
+        for tool, handler in (
+            *((_LOOK, self._look), (_PICTURE, self._picture)),
+            *((_ASK, self._ask), (_WATCH_STATE, self._watch_state)),
+        ):
             self._tools[tool.name] = tool, handler
         server = Server(
             'hobot_llamacpp_py',
@@ -82,7 +86,11 @@ class McpTools:
     async def _list(
         self, context: Context, parameters: PaginatedRequestParams | None
     ) -> ListToolsResult:
-        return ListToolsResult(tools=[tool for tool, _ in self._tools.values()])
+        # Standing questions may be there from one moment to the next.
+        hidden = _WATCH_STATE if self._backend.watched() is None else None
+        return ListToolsResult(
+            tools=[tool for tool, _ in self._tools.values() if tool is not hidden]
+        )
 
     async def _call(self, context: Context, parameters: CallToolRequestParams) -> CallToolResult:
         assert context.request is not None
@@ -120,6 +128,12 @@ class McpTools:
     async def _ask(self, arguments: dict[str, Any], context: Context) -> Content:
         answer, _ = await self._answered(Message('user', _text(arguments, 'text')), context)
         return [TextContent(text=answer)]
+
+    async def _watch_state(self, arguments: dict[str, Any], context: Context) -> Content:
+        found = self._backend.watched()
+        if found is None:
+            raise HttpError(400, 'there are no standing questions (watch_file)')
+        return [TextContent(text=json.dumps(found, ensure_ascii=False))]
 
     async def _answered(self, message: Message, context: Context) -> tuple[str, Seen | None]:
         """Return the answer, and the frame that it is about; tell how far it is meanwhile.
@@ -201,5 +215,17 @@ _ASK = Tool(
         ' and cannot move anything. For questions about the surroundings use `look`.'
     ),
     input_schema=_parameters(text='What to ask or tell the model.'),
+    annotations=READS,
+)
+_WATCH_STATE = Tool(
+    name='watch_state',
+    title='What the robot watches for',
+    description=(
+        'Returns, at once and without asking the model, what the standing questions of the robot'
+        ' have found: for each rule its question and the answer that counts now, null while it is'
+        ' not known, as JSON. Use it for what the robot watches for anyway; for anything else'
+        ' use `look`.'
+    ),
+    input_schema=_parameters(),
     annotations=READS,
 )

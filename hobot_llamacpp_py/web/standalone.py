@@ -80,6 +80,9 @@ class EngineThread(threading.Thread):
     def newest(self) -> tuple[object, Callable[[], Bgr]] | None:
         return None if self._see is None else (self._see, self._see)
 
+    def watched(self) -> Mapping[str, object] | None:
+        return None
+
     def figures(self) -> Mapping[str, float]:
         inbox = self._inbox
         return {

@@ -121,7 +121,7 @@ def shares(engine: Engine, picture: Picture, inquiry: Inquiry, lead: str) -> dic
 
 @pytest.mark.slow
 def test_probability_is_that_of_full_logits(engines: tuple[Engine, Engine], family: str) -> None:
-    """Answer and probability are those of the softmax over the permitted tokens, place by place."""
+    """Answer and probability are those of the softmax over permitted tokens, place by place."""
     asked, other = engines
     lead = ' ' if family == 'smolvlm' else ''
     for bgr in PICTURES:

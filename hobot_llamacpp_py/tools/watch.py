@@ -1,0 +1,158 @@
+"""Try standing questions on pictures, a folder or a video: what would the robot have said?"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hobot_llamacpp_py.config import ChatConfig
+from hobot_llamacpp_py.engine import Engine
+from hobot_llamacpp_py.errors import ImageError, VlmError
+from hobot_llamacpp_py.files import find_file, text_of
+from hobot_llamacpp_py.tools.arguments import ArgumentParser, positive
+from hobot_llamacpp_py.tools.frames import frames_of
+from hobot_llamacpp_py.tools.model_options import Models, add_model_options, explained
+from hobot_llamacpp_py.tools.watch_table import Row, Table, summary
+from hobot_llamacpp_py.watch.rules import load_rules
+from hobot_llamacpp_py.watch.watcher import Watcher
+
+__all__ = ['main']
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Ask the rules about each picture and print a table; exit with 1 if that cannot be done."""
+    options = _parser().parse_args(arguments)
+    try:
+        _watch(options)
+    except (VlmError, OSError) as error:
+        line = explained(error) if isinstance(error, VlmError) else str(error)
+        print(f'error: {line}', file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = ArgumentParser(
+        prog='watch',
+        description=__doc__,
+        epilog='Exit status: 0 after the last picture, 1 if rules, models or pictures cannot be'
+        ' read, 2 for wrong options.',
+    )
+    parser.add_argument('rules', metavar='FILE', help='the YAML file of rules')
+    parser.add_argument(
+        'sources', nargs='+', metavar='SOURCE', help='a picture, a folder of them, or a video'
+    )
+    add_model_options(parser)
+    parser.add_argument(
+        '--rate', type=positive, help='look at so many frames a second of a video (all)'
+    )
+    parser.add_argument(
+        '--frame-reuse-threshold',
+        type=positive,
+        default=0.0,
+        help='as the parameter of the node (0)',
+    )
+    parser.add_argument('--system-prompt', default=ChatConfig.system_prompt, help='%(default)s')
+    parser.add_argument('--csv', type=Path, metavar='FILE', help='write each answer into a table')
+    parser.add_argument(
+        '--plot',
+        type=Path,
+        metavar='FILE',
+        help='draw how likely the answers were (png, svg, pdf)',
+    )
+    return parser
+
+
+def _watch(options: argparse.Namespace) -> None:
+    rules = load_rules(find_file('FILE', options.rules))
+    sources = [_found(source) for source in options.sources]
+    models = Models.of(options)
+    if models.encoder is None:
+        raise VlmError('--encoder: rules are about pictures, which need a vision encoder')
+    if options.plot:
+        from hobot_llamacpp_py.tools.watch_plot import check_can_draw
+
+        check_can_draw(options.plot)
+    config = ChatConfig(text_of('--system-prompt', options.system_prompt))
+    table, rows = Table(rules), list[Row]()
+    with contextlib.ExitStack() as stack:
+        writer = None
+        if options.csv:
+            file = stack.enter_context(options.csv.open('w', newline='', encoding='utf-8'))
+            writer = csv.writer(file)
+            writer.writerow(Row.FIELDS)
+        engine = stack.enter_context(models.open(options.frame_reuse_threshold))
+        print(table.head(), flush=True)
+        clock = _Clock()
+        watcher = Watcher(rules, lambda: clock.now)
+        for frame in _frames(sources, options.rate, clock):
+            found = list(_ask(watcher, engine, frame, config))
+            rows += found
+            if writer:
+                writer.writerows(row.fields() for row in found)
+            print(table.line(frame.name, found), flush=True)
+    print(f'\n{summary(rules, rows)}')
+    if options.plot:
+        from hobot_llamacpp_py.tools.watch_plot import plot
+
+        plot(rules, rows, options.plot)
+
+
+def _found(source: str) -> Path:
+    path = Path(source)
+    return path if path.exists() else find_file('SOURCE', source)
+
+
+@dataclass
+class _Clock:
+    """The time of the recording."""
+
+    now: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Frame:
+    name: str
+    seconds: float
+    bgr: Any
+
+
+def _frames(sources: list[Path], rate: float | None, clock: _Clock) -> Iterator[_Frame]:
+    """Give the pictures of all sources, one recording after the other."""
+    for source in sources:
+        begun = clock.now
+        frames, own_rate = frames_of(source, lambda line: print(line, file=sys.stderr))
+        n, due = 0, 0.0
+        for n, bgr in enumerate(frames, 1):
+            seconds = (n - 1) / own_rate
+            if rate and seconds + 1e-9 < due:
+                continue
+            due += 1 / rate if rate else 0.0
+            clock.now = begun + seconds
+            is_one = source.is_file() and n == 1 and own_rate == _PICTURES_RATE
+            name = source.name if is_one else f'{source.name} {seconds:.2f} s'
+            yield _Frame(name, clock.now, bgr)
+        if not n:
+            raise ImageError(f'{source}: there is no picture in it')
+        clock.now += 1 / own_rate
+
+
+_PICTURES_RATE = 10.0  # what `frames_of` gives for pictures
+
+
+def _ask(watcher: Watcher, engine: Engine, frame: _Frame, config: ChatConfig) -> Iterator[Row]:
+    picture = engine.picture(frame.bgr)
+    for evaluation in watcher.watch(engine, picture, config):
+        if not evaluation.is_again or evaluation.has_changed:
+            yield Row(frame.name, frame.seconds, evaluation)
+
+
+if __name__ == '__main__':
+    main()
