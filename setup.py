@@ -53,6 +53,7 @@ setup(
             'bench = hobot_llamacpp_py.tools.bench:main',
             'bench_node = hobot_llamacpp_py.tools.bench_node:main',
             'bench_remote = hobot_llamacpp_py.tools.bench_remote:main',
+            'bench_watch = hobot_llamacpp_py.tools.bench_watch:main',
             'bench_http = hobot_llamacpp_py.tools.bench_http:main',
             'bench_threads = hobot_llamacpp_py.tools.bench_threads:main',
         ],

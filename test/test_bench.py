@@ -193,6 +193,16 @@ def test_the_node_is_measured() -> None:
     assert printed == expected
 
 
+def test_standing_questions_are_measured() -> None:
+    """All ratios of standing questions are measured and held against their bars."""
+    bench_watch = pytest.importorskip('hobot_llamacpp_py.tools.bench_watch')
+    command = [sys.executable, '-m', bench_watch.__name__, '--rounds', '2', '--threads', '1']
+    command += ['--llm', str(MODELS['internvl'][1])]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert result.returncode in (0, 1), result.stderr  # with a decoder of no size a bar is missed
+    assert all(bar.sentence in result.stdout for bar in bench_watch.BARS.values())
+
+
 @pytest.mark.parametrize(('value', 'status'), [(0.0, 0), (1e9, 1)])
 def test_the_http_server_is_measured(
     value: float,

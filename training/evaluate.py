@@ -8,6 +8,7 @@ status 1 below the bar.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from collections import defaultdict
@@ -21,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hobot_llamacpp_py.config import ChatConfig, DecoderConfig, SamplingConfig
-from hobot_llamacpp_py.engine import Engine, Request, Turn
+from hobot_llamacpp_py.engine import Engine, Inquiry, Request, Turn
 from hobot_llamacpp_py.engine.batch import Step
 from hobot_llamacpp_py.engine.decoder import Decoder, Segment
 from hobot_llamacpp_py.engine.speculation import MAX_DRAFT
@@ -30,6 +31,7 @@ from hobot_llamacpp_py.vision.open import open_encoder
 from training import world
 from training.chat import DEFAULT_SYSTEM, facts
 from training.command import MODELS
+from training.rules import CLOSED_KINDS, Closed, random_closed
 
 __all__ = [
     'CEILINGS',
@@ -39,6 +41,7 @@ __all__ = [
     'fresh_pictures',
     'measure',
     'measure_injection',
+    'measure_rules',
     'measure_text',
     'open_nano',
 ]
@@ -168,6 +171,59 @@ def measure_text(engine: Engine) -> Tally:
     return tally
 
 
+def measure_rules(engine: Engine, scenes: int, seed: int = SEED) -> tuple[Tally, Reliability]:
+    """Ask closed questions as rules do, of each kind and language, about each fresh picture."""
+    tally, reliability = Tally(), Reliability()
+    for picture, number in fresh_pictures(scenes, seed):
+        rng = np.random.default_rng(number)
+        asked = {}
+        for language, kind in itertools.product(world.LANGUAGES, CLOSED_KINDS):
+            question = random_closed(rng, language, picture.scene, kind)
+            asked[Inquiry(question.prompt, question.answers)] = question
+        for verdict in engine.judge(engine.picture(picture.bgr), list(asked), ChatConfig()):
+            question = asked[verdict.inquiry]
+            said = f'{question.prompt} ({picture.scene.shapes})'
+            names = (f'{question.language}, {question.type}',)
+            tally.add(names, said, question.right, verdict.answer)
+            assert verdict.probability is not None
+            reliability.add(question, verdict.answer, verdict.probability)
+    return tally, reliability
+
+
+class Reliability:
+    """How often yes was right, by how likely it was said to be."""
+
+    EDGES = (0.0, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 1.0)
+
+    def __init__(self) -> None:
+        self._found: dict[int, list[tuple[float, bool]]] = defaultdict(list)
+
+    def add(self, question: Closed, answer: str, probability: float) -> None:
+        """Note the answer to a question of yes or no."""
+        if question.type != 'yes_no':
+            return
+        yes = question.answers[0]
+        likely = probability if answer == yes else 1 - probability
+        at = int(np.searchsorted(self.EDGES, likely, 'right')) - 1
+        self._found[min(at, len(self.EDGES) - 2)].append((likely, question.right == yes))
+
+    def table(self) -> str:
+        """Return a Markdown table."""
+        lines = ['| said: P(yes) | questions | on average said | yes was right |']
+        lines.append('|---|---|---|---|')
+        for at, (low, high) in enumerate(itertools.pairwise(self.EDGES)):
+            if found := self._found[at]:
+                likely, right = np.mean(found, axis=0)
+                lines.append(f'| {low} to {high} | {len(found)} | {likely:.3f} | {right:.3f} |')
+        return '\n'.join(lines)
+
+    def error(self) -> float:
+        """Return by how much both columns differ, on average over the questions."""
+        rows = [np.array(found, float) for found in self._found.values() if found]
+        total = sum(len(row) for row in rows)
+        return float(sum(abs(row.mean(0) @ (1, -1)) * len(row) for row in rows) / total)
+
+
 def measure_files(engine: Engine, folder: Path) -> Tally:
     """Ask every documented question about the pictures that `expected.json` lists."""
     tally = Tally()
@@ -268,14 +324,14 @@ def main() -> int:
     args = parser.parse_args()
     failed = []
 
-    def report(tally: Tally, names: Sequence[str]) -> None:
+    def report(tally: Tally, names: Sequence[str], bar: float = args.bar) -> None:
         print(tally.table())
         for miss in tally.misses[: args.misses]:
             print(f'  {miss}')
         failed.extend(
-            f'{name}: {tally.share(name):.2%} is below {args.bar:.0%}'
+            f'{name}: {tally.share(name):.2%} is below {bar:.0%}'
             for name in names
-            if tally.share(name) < args.bar
+            if tally.share(name) < bar
         )
 
     print(f'## {args.model}, {args.scenes} fresh scenes\n')
@@ -294,6 +350,10 @@ def main() -> int:
                 measure_files(engine, args.images),
                 [f'{language}, drawn elsewhere' for language in world.LANGUAGES],
             )
+        print('\n## closed questions, as rules ask them\n')
+        tally, reliability = measure_rules(engine, args.scenes, args.seed)
+        report(tally, [f'{la}, {kind}' for la in world.LANGUAGES for kind in CLOSED_KINDS], 0.97)
+        print(f'\n{reliability.table()}\n\non average off by {reliability.error():.3f}')
     print('\n## text chat without a picture\n')
     with open_nano(args.model, args.config, pictures=False) as engine:
         report(measure_text(engine), [f'{language}, text chat' for language in world.LANGUAGES])
