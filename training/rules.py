@@ -58,7 +58,7 @@ def random_closed(
     rng: np.random.Generator, language: str, scene: Scene, type_: str | None = None
 ) -> Closed:
     """Draw a closed question about a scene; of yes and no either is right as often."""
-    type_ = type_ or str(rng.choice(CLOSED_KINDS, p=(0.5, 0.32, 0.18)))
+    type_ = type_ or str(rng.choice(CLOSED_KINDS, p=(0.38, 0.38, 0.24)))
     return {'yes_no': _yes_no, 'choice': _choice, 'integer': _integer}[type_](rng, language, scene)
 
 
@@ -223,9 +223,9 @@ _STATEMENT_SHARES = (0.2, 0.33, 0.27, 0.15, 0.05)
 
 def _choice(rng: np.random.Generator, language: str, scene: Scene) -> Closed:
     draw = rng.random()
-    if draw < 0.45:
+    if draw < 0.35:
         text, words, right, about = _which_color(rng, language, scene)
-    elif draw < 0.75:
+    elif draw < 0.6:
         text, words, right, about = _which_place(rng, language, scene)
     else:
         text, words, right, about = _which_kind(rng, language, scene)
@@ -282,7 +282,7 @@ def _which_kind(rng: np.random.Generator, language: str, scene: Scene) -> Pick:
     words = world.KIND_WORDS[language]
     colors = [s.color for s in scene.shapes]
     single = [c for c in colors if colors.count(c) == 1]
-    if single and rng.random() < 0.4:
+    if single and rng.random() < 0.6:
         color = _pick(rng, single)
         if rng.random() < 0.25:
             color = _pick(rng, [c for c in COLORS if c not in colors])
@@ -301,7 +301,7 @@ def _which_kind(rng: np.random.Generator, language: str, scene: Scene) -> Pick:
 
 def _integer(rng: np.random.Generator, language: str, scene: Scene) -> Closed:
     draw = rng.random()
-    if draw < 0.5:
+    if draw < 0.35:
         phrases = [p for p in world.PHRASES['count', language] if not p.startswith('Count')]
         text, number = _pick(rng, phrases) + ('？' if language == 'zh' else '?'), len(scene.shapes)
     elif draw < 0.85:

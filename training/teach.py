@@ -232,11 +232,15 @@ def main() -> None:
     """Teach one family and export its decoder."""
     parser = command.parser(__doc__, pictures=30_000, steps=Recipe.steps)
     parser.add_argument('--model', choices=command.MODELS, required=True)
+    parser.add_argument('--seed', type=int, default=Recipe.seed, help='of the dialogues')
+    parser.add_argument(
+        '--rate', type=float, default=Recipe.rate, help='the largest learning rate'
+    )
     args = parser.parse_args()
     command.start(args)
-    recipe = Recipe(steps=args.steps)
+    recipe = Recipe(steps=args.steps, rate=args.rate, seed=args.seed)
     begun = time.monotonic()
-    pictures = load_pictures(args.cache, args.pictures, recipe.seed, args.threads, _EMPTY)
+    pictures = load_pictures(args.cache, args.pictures, Recipe.seed, args.threads, _EMPTY)
     model = teach(args.model, recipe, args.cache, pictures, args.out)
     path = export_decoder(model.decoder, Tokenizer(args.model), args.out)
     print(

@@ -12,6 +12,7 @@ from hobot_llamacpp_py.config import DecoderConfig
 from hobot_llamacpp_py.gguf_header import GgufHeader, Value
 
 __all__ = [
+    'CPU_ENCODERS',
     'Footprint',
     'Shape',
     'encoder_bytes',
@@ -23,7 +24,7 @@ __all__ = [
 _BYTES = {'f32': 4.0, 'f16': 2.0, 'q8_0': 34 / 32, 'q4_0': 18 / 32}
 _FLOAT = 4
 _PADDING = 256  # positions; llama.cpp rounds n_ctx up to a multiple
-_CPU_ENCODERS = ('.onnx', '.gguf')
+CPU_ENCODERS = ('.onnx', '.gguf')
 
 
 class Shape(NamedTuple):
@@ -151,7 +152,7 @@ def encoder_bytes(path: str | Path | None) -> int:
 
     (Those of the BPU lie in ION memory, which Linux does not have.)
     """
-    if path is None or Path(path).suffix.lower() not in _CPU_ENCODERS:
+    if path is None or Path(path).suffix.lower() not in CPU_ENCODERS:
         return 0
     try:
         return Path(path).stat().st_size

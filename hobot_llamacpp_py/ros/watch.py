@@ -16,6 +16,7 @@ from std_srvs.srv import SetBool
 
 from hobot_llamacpp_py.engine import CancelToken, ChatConfig, Vlm
 from hobot_llamacpp_py.errors import CancelledError, RuleError
+from hobot_llamacpp_py.health.footprint import CPU_ENCODERS
 from hobot_llamacpp_py.ros.parameters import Parameters, explained
 from hobot_llamacpp_py.ros.picture_source import CameraFrames, PictureSource
 from hobot_llamacpp_py.ros.results import Results
@@ -130,6 +131,8 @@ class Watch:
             self._pace.note(time.monotonic(), time.monotonic())
             return True
         begun = time.monotonic()
+        if self.state == NO_IMAGES and sight.is_fresh(self._timeout):
+            self._enter(WATCHING)
         try:
             for evaluation in self._watcher.watch(engine, sight.picture, config, cancel):
                 with self._lock:
@@ -143,10 +146,20 @@ class Watch:
             self._fail(explained(error))
             return True
         finally:
-            self._pace.note(begun, time.monotonic())
+            self._pace.note(begun, begun + max(time.monotonic() - begun, self._encoding(sight)))
         self._last_error = ''
         self.judged += 1
         return True
+
+    @property
+    def _timeout(self) -> float:
+        """Seconds without an image, after which there are none."""
+        return max(self._parameters().image_timeout, 1.0)
+
+    def _encoding(self, sight: Sight) -> float:
+        """Return the seconds that the encoder had the processor for a frame."""
+        on_cpu = Path(self._parameters().model_file_name).suffix.lower() in CPU_ENCODERS
+        return sight.infer.duration / 1e9 if on_cpu and sight.infer else 0.0
 
     def _check_images(self, received: float | None) -> None:
         """See whether images still come; if not, what was seen is no state any more.
@@ -157,12 +170,11 @@ class Watch:
         if not self.is_on:
             return
         age = time.monotonic() - max(self._begun, received or 0.0)
-        have_stopped = age > max(self._parameters().image_timeout, 1.0)
+        have_stopped = age > self._timeout
         if have_stopped and self.state == WATCHING:
             log.warning('no image for %.1f s (image_timeout): nothing is watched', age)
             self._enter(NO_IMAGES)
         elif not have_stopped and self.state == NO_IMAGES:
-            log.info('images come again: watching')
             self._enter(WATCHING)
 
     def found(self) -> Mapping[str, object]:
@@ -190,6 +202,8 @@ class Watch:
     def _enter(self, state: str) -> None:
         """Tell that from now on something else is done, and what was known is old news."""
         with self._lock:
+            if self.state == NO_IMAGES and state == WATCHING:
+                log.info('images come again: watching')
             self.state = state
             if state != WATCHING:
                 self._watcher.forget()

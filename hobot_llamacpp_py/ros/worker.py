@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
@@ -111,7 +112,7 @@ class Worker(threading.Thread):
         """May be replaced before the thread is started."""
         self.watch: Watch | None = None
         """Standing questions, from when there are some; may be set at any time."""
-        self._unfinished: Sight | None = None  # what some rules are still to be asked about
+        self._unwatched: deque[Sight] = deque(maxlen=2)  # what rules are still to be asked about
         self._chat: Chat | None = None
         self._running: CancelToken | None = None
         self._lock = threading.Lock()
@@ -166,7 +167,7 @@ class Worker(threading.Thread):
         return self._inbox.wait(self._has_sight)
 
     def _has_sight(self) -> bool:
-        return self._unfinished is not None or self._source.has_news()
+        return bool(self._unwatched) or self._source.has_news()
 
     def _work(self, work: Work) -> None:
         parameters = self._settings.current
@@ -207,9 +208,9 @@ class Worker(threading.Thread):
 
     def _attend(self, prepares: bool) -> None:
         """See what the lookout has seen: ask the standing questions, prepare for others."""
-        max_age = self._settings.current.max_image_age
-        left, self._unfinished = self._unfinished, None
-        sight = left if left and left.is_fresh(max_age) else self._source.seen()
+        sight = self._unwatched.popleft() if self._unwatched else self._source.seen()
+        if sight and not sight.is_fresh(self._settings.current.max_image_age):
+            return
         watch = self.watch
         if sight and watch and watch.is_on:
             self.state = 'watching'
@@ -217,7 +218,7 @@ class Worker(threading.Thread):
                 assert self._chat is not None
                 config = self._settings.chat_config()
                 if not watch.look(self._chat.engine, sight, config, cancel):
-                    self._unfinished = sight
+                    self._unwatched.appendleft(sight)
                     return
         if sight and prepares:
             self._prepare_for_question(lambda cancel: sight)
@@ -249,7 +250,13 @@ class Worker(threading.Thread):
         sight = self._source.next(cancel, newest=True)
         if sight is None:
             raise PromptError('this is a text chat (feed_type 2): there is nothing to see')
+        self._also_watch(sight)
         return View(sight.picture, sight.read)
+
+    def _also_watch(self, sight: Sight | None) -> None:
+        """Have the rules asked about what a question is about: the lookout does not see it."""
+        if sight and self.watch and self.watch.is_on:
+            self._unwatched.append(sight)
 
     @contextmanager
     def _cancellable(self, cancel: CancelToken | None = None) -> Iterator[CancelToken]:
@@ -274,6 +281,7 @@ class Worker(threading.Thread):
         self.state = 'waiting for an image'
         sight = self._source.next(cancel, newest=newest)
         self.listener.on_sight(sight)
+        self._also_watch(sight)
         self.state = 'answering'
         answer = self._chat.ask(prompt, sight.picture if sight else None, cancel)
         answer.on_thought = self.listener.on_thought

@@ -217,7 +217,7 @@ def test_a_still_scene_is_not_asked_about(start: Start, rules: Path) -> None:
     with `every` is asked all the same.
     """
     with rules.open('a') as file:
-        file.write('  - {name: often, question: Is there a star?, every: 0.05, hold: 1}\n')
+        file.write('  - {name: often, question: "Is there a star?", every: 0.05, hold: 1}\n')
     with start(watch_file=rules, **WATCHING) as robot:
         watcher = Watcher(robot, {**TYPES, 'often': Bool})
         scene, bgr = draw_scene(4)
@@ -235,7 +235,7 @@ def test_a_still_scene_is_not_asked_about(start: Start, rules: Path) -> None:
 
 def test_a_camera_that_stops(start: Start, rules: Path) -> None:
     """Without images there is one clear state, and nobody is given old news; then it goes on."""
-    with start(watch_file=rules, **{**WATCHING, 'image_timeout': 1.0}) as robot:
+    with start(watch_file=rules, **{**WATCHING, 'image_timeout': 2.0}) as robot:
         watcher = Watcher(robot)
         scene, bgr = draw_scene(5)
         other = np.clip(bgr.astype(int) + 2, 0, 255).astype(np.uint8)
@@ -246,7 +246,7 @@ def test_a_camera_that_stops(start: Start, rules: Path) -> None:
         robot.wait_for(lambda: robot.status['watch'] == 'no images')
         assert robot.status['watch shapes'] == 'unknown'
         late = watcher.listen('shapes', Int32)
-        until = time.monotonic() + 2.5
+        until = time.monotonic() + 3.5
         robot.wait_for(lambda: time.monotonic() > until)
         assert (late, watcher.states) == ([], ['no images'])
         assert robot.log.count('no image for') == 1
@@ -285,7 +285,7 @@ def test_rules_that_change_while_it_runs(start: Start, rules: Path) -> None:
         assert len(evaluations) == 5
         assert not any(e['changed'] for e in evaluations)
 
-        stars = '  - {name: star, question: Is there a star?, hold: 1}\n'
+        stars = '  - {name: star, question: "Is there a star?", hold: 1}\n'
         rules.write_text(RULES.replace('name: red', 'name: rot') + stars, 'utf-8')
         robot.wait_for(lambda: '6 rules' in robot.log, 'the change')
         new = watcher.listen('star', Bool)
@@ -392,7 +392,7 @@ def test_what_excludes_it(
     with start(**{'watch_file': rules, **parameters}) as robot:
         assert robot.wait_for_end() == 1
         assert line in robot.log
-        assert len(robot.log.strip().splitlines()) == 1
+        assert robot.log.count('[FATAL]') == 1
 
 
 def test_off_costs_nothing() -> None:
