@@ -38,6 +38,7 @@ _KEPT = 256  # questions whose tokens are remembered
 class _Prepared(NamedTuple):
     """An inquiry as the model reads it: the whole prompt, and the answers in tokens."""
 
+    inquiry: Inquiry
     elements: list[Element]
     choices: Choices | None
 
@@ -104,13 +105,25 @@ class Judge:
 
         Raises:
             CancelledError: the token was set; what was yielded until then holds.
-            PromptError: a question does not fit the context.
+            PromptError: a question cannot be asked; the others were before that.
             InferenceError: the encoder or the decoder failed.
         """
-        if not inquiries:
-            return
         config = replace(config, thinking='off')
-        prepared = [self._prepare(picture, inquiry, config) for inquiry in inquiries]
+        prepared, failed = [], None
+        for inquiry in inquiries:
+            try:
+                prepared.append(self._prepare(picture, inquiry, config))
+            except PromptError as error:
+                failed = failed or PromptError(f'{error} (question: {inquiry.question[:60]!r})')
+        if prepared:
+            yield from self._ask(picture, prepared, cancel)
+        if failed:
+            raise failed
+
+    def _ask(
+        self, picture: Picture, prepared: Sequence[_Prepared], cancel: CancelToken
+    ) -> Iterator[Verdict]:
+        inquiries = [entry.inquiry for entry in prepared]
         prompts = [self._about(picture, entry.elements) for entry in prepared]
         trunk = _shared(prompts)
         tails = [_tokens(prompt[len(trunk) :]) for prompt in prompts]
@@ -123,8 +136,8 @@ class Judge:
         self._decoder.cancel_on(cancel)
         self._hold(trunk, cancel)
         branches = [
-            _Asked(tail, entry.choices, inquiry, self._decoder.vocabulary)
-            for tail, entry, inquiry in zip(tails, prepared, inquiries, strict=True)
+            _Asked(tail, entry.choices, entry.inquiry, self._decoder.vocabulary)
+            for tail, entry in zip(tails, prepared, strict=True)
         ]
         branches.sort(key=lambda branch: not branch.inquiry.answers)
         for branch in Branches(self._decoder, self.trunk, sequences, room).grow(branches):
@@ -154,7 +167,7 @@ class Judge:
             raise PromptError('the question is empty')
         prompt = self._prompts.build(Request((Turn(inquiry.question, picture),), config))
         if not inquiry.answers:
-            return _Prepared(prompt.elements, None)
+            return _Prepared(inquiry, prompt.elements, None)
         # Where the prompt ends within a line (`Assistant:`), an answer begins with a space.
         last = prompt.elements[-1]
         piece = self._decoder.vocabulary.piece(last) if isinstance(last, int) else b''
@@ -164,7 +177,7 @@ class Judge:
             for number, answer in enumerate(inquiry.answers)
             for tokens in spellings(answer, lead, self._decoder.vocabulary.tokenize)
         ]
-        return _Prepared(prompt.elements, Choices(sequences, self._ends))
+        return _Prepared(inquiry, prompt.elements, Choices(sequences, self._ends))
 
     def _about(self, picture: Picture, elements: list[Element]) -> list[Element]:
         """Return a prompt with another picture."""

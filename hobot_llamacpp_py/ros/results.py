@@ -15,7 +15,7 @@ from hobot_llamacpp_py.engine.segmenter import SpeechSegmenter
 from hobot_llamacpp_py.ros.perception_targets import PerceptionTargets
 from hobot_llamacpp_py.ros.timeline import Interval
 
-__all__ = ['RELIABLE', 'Results']
+__all__ = ['PIECES', 'RELIABLE', 'Results']
 
 RELIABLE = QoSProfile(
     reliability=ReliabilityPolicy.RELIABLE, history=HistoryPolicy.KEEP_LAST, depth=10

@@ -230,12 +230,16 @@ def check_topics(parameters: Parameters, node: str, namespace: str) -> None:
 
 
 def find_inputs(parameters: Parameters) -> dict[str, Path]:
-    """Find the local image, if there is to be one; read the system prompt.
+    """Find the local image, if there is to be one; read the system prompt and the rules.
 
     Raises:
-        ModelFileError, ParameterError: a file is not there, or cannot be read.
+        ModelFileError, ParameterError, RuleError: a file is not there, or cannot be used.
     """
     text_of('system_prompt', parameters.system_prompt)
+    if parameters.watch_file:
+        from hobot_llamacpp_py.watch.rules import load_rules
+
+        load_rules(find_file('watch_file', parameters.watch_file))
     if parameters.feed_type != 0:
         return {}
     return {'image': find_file('image', parameters.image)}

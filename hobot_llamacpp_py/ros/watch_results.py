@@ -13,7 +13,7 @@ from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Bool, Header, Int32, String
 
 from hobot_llamacpp_py.ros.frame import bgr_to_compressed
-from hobot_llamacpp_py.ros.results import RELIABLE, Results
+from hobot_llamacpp_py.ros.results import PIECES, Results
 from hobot_llamacpp_py.ros.sight import Sight, header_of
 from hobot_llamacpp_py.watch.rules import Rule, Value
 from hobot_llamacpp_py.watch.watcher import Evaluation
@@ -33,7 +33,7 @@ class WatchResults:
 
     def __init__(self, node: Node, results: Results) -> None:
         self._node, self._results = node, results
-        self._events = node.create_publisher(String, '~/watch', RELIABLE)
+        self._events = node.create_publisher(String, '~/watch', PIECES)
         self._picture = self._make_picture()
         self._states: dict[str, tuple[Rule, Publisher]] = {}
 

@@ -93,7 +93,8 @@ def _publish(options: argparse.Namespace, arguments: list[str] | None) -> None:
     if options.no_loop and not _await_subscriber(publisher, stopping):
         node.get_logger().warning(f'nobody subscribes to {publisher.topic_name}')
     due = time.monotonic()
-    for bgr in itertools.chain([first], frames):
+    for frame in itertools.chain([first], frames):
+        bgr = frame.bgr
         if options.size:
             bgr = cv2.resize(bgr, options.size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
         header = Header(stamp=node.get_clock().now().to_msg(), frame_id=options.frame_id)

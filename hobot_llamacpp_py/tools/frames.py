@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -13,15 +14,22 @@ import numpy.typing as npt
 from hobot_llamacpp_py.errors import ImageError
 from hobot_llamacpp_py.vision.image_file import read_image
 
-__all__ = ['frames_of']
+__all__ = ['Frame', 'frames_of']
 
 Bgr = npt.NDArray[np.uint8]
 PICTURES = ('.bmp', '.jpeg', '.jpg', '.png', '.webp')
 
 
+class Frame(NamedTuple):
+    """A picture, and the name of its file; none for one of a video."""
+
+    name: str
+    bgr: Bgr
+
+
 def frames_of(
     source: Path, warn: Callable[[str], object], *, loops: bool = False
-) -> tuple[Iterator[Bgr], float]:
+) -> tuple[Iterator[Frame], float]:
     """Return the pictures of a source, and how many a second it has.
 
     Args:
@@ -38,21 +46,24 @@ def frames_of(
         return _again(lambda: _readable(paths, named, warn), loops and bool(paths)), 10.0
     if source.suffix.lower() in PICTURES:
         picture = read_image(source)
-        return (itertools.repeat(picture) if loops else iter([picture])), 10.0
+        frame = Frame(source.name, picture)
+        return (itertools.repeat(frame) if loops else iter([frame])), 10.0
     capture = cv2.VideoCapture(str(source))
     if not capture.isOpened():
         raise ImageError(f'{source} is neither a picture nor a video or camera that OpenCV opens')
     rate = capture.get(cv2.CAP_PROP_FPS) or 30.0
 
-    def video() -> Iterator[Bgr]:
+    def video() -> Iterator[Frame]:
         capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
         while (found := capture.read())[0]:
-            yield found[1]  # type: ignore[misc]
+            yield Frame('', found[1])  # type: ignore[arg-type]
 
     return _again(video, loops and not source.is_char_device()), rate
 
 
-def _readable(paths: list[Path], named: set[Path], warn: Callable[[str], object]) -> Iterator[Bgr]:
+def _readable(
+    paths: list[Path], named: set[Path], warn: Callable[[str], object]
+) -> Iterator[Frame]:
     """Give the pictures that can be read; warn of each other one that was not named yet."""
     broken = 0
     for path in paths:
@@ -64,12 +75,12 @@ def _readable(paths: list[Path], named: set[Path], warn: Callable[[str], object]
                 warn(f'left out: {error}')
             named.add(path)
         else:
-            yield bgr
+            yield Frame(path.name, bgr)
     if paths and broken == len(paths):
         raise ImageError(f'{paths[0].parent}: none of its pictures can be read')
 
 
-def _again(read: Callable[[], Iterator[Bgr]], loops: bool) -> Iterator[Bgr]:
+def _again(read: Callable[[], Iterator[Frame]], loops: bool) -> Iterator[Frame]:
     yield from read()
     while loops:
         yield from read()

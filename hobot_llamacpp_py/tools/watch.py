@@ -130,21 +130,16 @@ def _frames(sources: list[Path], rate: float | None, clock: _Clock) -> Iterator[
         begun = clock.now
         frames, own_rate = frames_of(source, lambda line: print(line, file=sys.stderr))
         n, due = 0, 0.0
-        for n, bgr in enumerate(frames, 1):
+        for n, frame in enumerate(frames, 1):
             seconds = (n - 1) / own_rate
             if rate and seconds + 1e-9 < due:
                 continue
             due += 1 / rate if rate else 0.0
             clock.now = begun + seconds
-            is_one = source.is_file() and n == 1 and own_rate == _PICTURES_RATE
-            name = source.name if is_one else f'{source.name} {seconds:.2f} s'
-            yield _Frame(name, clock.now, bgr)
+            yield _Frame(frame.name or f'{source.name} {seconds:.2f} s', clock.now, frame.bgr)
         if not n:
             raise ImageError(f'{source}: there is no picture in it')
         clock.now += 1 / own_rate
-
-
-_PICTURES_RATE = 10.0  # what `frames_of` gives for pictures
 
 
 def _ask(watcher: Watcher, engine: Engine, frame: _Frame, config: ChatConfig) -> Iterator[Row]:

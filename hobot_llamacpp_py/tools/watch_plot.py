@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hobot_llamacpp_py.errors import VlmError
+from hobot_llamacpp_py.drawing.fonts import Fonts
+from hobot_llamacpp_py.errors import DrawingError, VlmError
 from hobot_llamacpp_py.tools.bench_plot import COLOURS, SMALL, SUFFIXES
 from hobot_llamacpp_py.tools.watch_table import Row, shown
 from hobot_llamacpp_py.watch.rules import Rule
@@ -55,6 +56,12 @@ def _draw(rules: Sequence[Rule], rows: Sequence[Row]) -> Any:
     all_axes = figure.subplots(len(rules), sharex=True, squeeze=False)[:, 0]
     for axes, rule in zip(all_axes, rules, strict=True):
         _draw_rule(axes, rule, [row for row in rows if row.evaluation.rule.name == rule.name])
+    font = _font_for(rules)
+    for axes, rule in zip(all_axes, rules, strict=True):
+        title = f'{rule.name}: {rule.question}'
+        axes.set_title(title, fontproperties=font, fontsize=SMALL, loc='left')
+        for text in axes.get_legend().get_texts() if axes.get_legend() else ():
+            text.set(fontproperties=font, fontsize=SMALL - 2)
     all_axes[-1].set_xlabel('seconds', fontsize=SMALL)
     return figure
 
@@ -85,9 +92,19 @@ def _draw_rule(axes: Any, rule: Rule, rows: Sequence[Row]) -> None:
         if row.evaluation.has_changed:
             axes.axvline(row.seconds, color=COLOURS[2], linewidth=1.0)
     axes.set_ylim(-0.05, 1.05)
-    axes.set_title(f'{rule.name}: {rule.question}', fontsize=SMALL, loc='left')
     axes.spines[['top', 'right']].set_visible(False)
     axes.tick_params(labelsize=SMALL - 1)
+
+
+def _font_for(rules: Sequence[Rule]) -> Any:
+    """Return a font that has the characters of all rules, Chinese ones too."""
+    from matplotlib.font_manager import FontProperties
+
+    texts = [text for rule in rules for text in (rule.name, rule.question, *rule.answers)]
+    try:
+        return FontProperties(fname=Fonts().of(''.join(texts)).path)
+    except DrawingError:
+        return FontProperties()
 
 
 def _of_yes(row: Row) -> float:

@@ -224,6 +224,8 @@ def _range(value: object) -> tuple[int, int]:
     low, high = numbers
     if not low < high:
         raise RuleError(f'range [{low}, {high}] is empty: first the smaller number')
+    if not -(2**31) <= low <= high < 2**31:
+        raise RuleError(f'range [{low}, {high}] does not fit the 32 bits of a message')
     if high - low >= MOST_ANSWERS:
         raise RuleError(f'range [{low}, {high}] has more than {MOST_ANSWERS} numbers')
     return low, high

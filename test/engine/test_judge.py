@@ -206,7 +206,6 @@ def test_with_any_memory(write, tmp_path: Path) -> None:
 def test_conversations_stay(engines: tuple[Engine, Engine]) -> None:
     """Questions in between neither change a conversation nor have it decoded again."""
     asked, other = engines
-    asked.judge(asked.picture(PICTURES[1]), INQUIRIES)
     chats = Chat(asked, PLAIN), Chat(other, PLAIN)
     for question, index in (('Describe the image.', 0), ('有几个图形？', None), ('Thanks', None)):
         judge(asked, asked.picture(PICTURES[1]), INQUIRIES)
@@ -287,6 +286,10 @@ def test_what_cannot_be_asked(engines: tuple[Engine, Engine], decoder: Path) -> 
     with pytest.raises(PromptError, match='the context has 512'):
         judge(asked, picture, [Inquiry('x' * 3000, ('a', 'b'))])
     assert judge(asked, picture, []) == {}
+    found = []
+    with pytest.raises(PromptError, match="the context has 512.*question: 'xxx"):
+        found += asked.judge(picture, [Inquiry('x' * 3000, ('a', 'b')), INQUIRIES[3]], PLAIN)
+    assert [verdict.inquiry for verdict in found] == [INQUIRIES[3]]
     with (
         Engine.open(decoder, config=CONFIG) as chat,
         pytest.raises(PromptError, match='takes no pictures'),

@@ -61,6 +61,35 @@ def test_camera(start: Start) -> None:
             with_client(port, look)
 
 
+def test_standing_questions(start: Start, tmp_path: Path) -> None:
+    """An agent is told what the robot watches for; the tool is there while there are rules."""
+    rules = tmp_path / 'rules.yaml'
+    rules.write_text('rules: [{name: circle, question: "Is there a circle?", hold: 1}]')
+    port = free_port()
+    with start(feed_type=1, http_port=port, image_timeout=3600.0) as robot:
+        robot.wait_until_ready()
+
+        async def none(client: Client) -> None:
+            assert 'watch_state' not in [t.name for t in (await client.list_tools()).tools]
+            result = await client.call_tool('watch_state', {})
+            assert result.is_error and 'no standing questions' in result.content[0].text
+
+        with_client(port, none)
+        assert robot.set_parameter('watch_file', str(rules)) == (True, '')
+        for answer_of_it in (None, True):
+            expected = {'rule': 'circle', 'question': 'Is there a circle?', 'answer': answer_of_it}
+
+            async def found(client: Client, expected: Any = expected) -> None:
+                assert 'watch_state' in [t.name for t in (await client.list_tools()).tools]
+                (content,) = (await client.call_tool('watch_state', {})).content
+                assert json.loads(content.text) == {'state': 'watching', 'rules': [expected]}
+
+            with_client(port, found)
+            seed = next(n for n in range(9) if draw_scene(n)[0].find('circle'))
+            robot.show(draw_scene(seed)[1])
+            robot.wait_for(lambda: robot.status.get('watch circle') == 'True', 'the answer')
+
+
 def test_text_chat(start: Start) -> None:
     """In a text chat an agent can ask, and is told that there is nothing to see."""
     port = free_port()

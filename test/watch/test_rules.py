@@ -94,6 +94,10 @@ def test_what_answers_mean(tmp_path: Path) -> None:
         ('rules: [{name: a, question: b, kind: integer, range: [0]}]', 'two whole numbers'),
         ('rules: [{name: a, question: b, kind: integer, range: [0, 1.5]}]', 'two whole numbers'),
         ('rules: [{name: a, question: b, kind: integer, range: [0, 9999]}]', 'more than 1000'),
+        (
+            'rules: [{name: a, question: b, kind: integer, range: [2147483647, 2147483648]}]',
+            'does not fit the 32 bits',
+        ),
         ('rules: [{name: a, question: b, every: -1}]', 'every must be from 0 to 86400'),
         ('rules: [{name: a, question: b, every: .nan}]', 'every must be a number'),
         ('rules: [{name: a, question: b, hold: 0}]', 'hold must be from 1 to 100'),
