@@ -9,6 +9,7 @@ from typing import Any
 
 import gguf
 import llama_cpp
+import numpy as np
 from nano import MODELS
 
 __all__ = ['edited', 'with_template', 'write_f32']
@@ -19,8 +20,12 @@ def with_template(path: Path, template: str) -> Path:
     return edited(path, {'tokenizer.chat_template': template})
 
 
-def edited(path: Path, changes: Mapping[str, Any]) -> Path:
-    """Write the built-in InternVL decoder with some metadata changed."""
+def edited(path: Path, changes: Mapping[str, Any], spoilt: str = '') -> Path:
+    """Write the built-in InternVL decoder with some metadata changed.
+
+    Args:
+        spoilt: a tensor that gets no numbers.
+    """
     reader = gguf.GGUFReader(MODELS['internvl'][1])
     writer = gguf.GGUFWriter(path, 'qwen2')
     for name, field in reader.fields.items():
@@ -30,7 +35,8 @@ def edited(path: Path, changes: Mapping[str, Any]) -> Path:
         value = changes.get(name, field.contents())
         writer.add_key_value(name, value, field.types[0], part)
     for tensor in reader.tensors:
-        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+        data = tensor.data * np.float32(np.nan) if tensor.name == spoilt else tensor.data
+        writer.add_tensor(tensor.name, data, raw_dtype=tensor.tensor_type)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,12 @@ class Sampler:
         llama_cpp.llama_sampler_chain_add(self.chain, link)
 
     def sample(self, row: int = -1) -> int:
-        """Pick the next token from the logits of a row of the last decode, and accept it."""
+        """Pick the next token from the logits of a row of the last decode, and accept it.
+
+        Raises:
+            InferenceError: they are no numbers.
+        """
+        _row_of(self._context, row)
         return int(llama_cpp.llama_sampler_sample(self.chain, self._context, row))
 
     def sample_allowed(self, matcher: Matcher, row: int = -1) -> int:
@@ -117,8 +123,19 @@ class Sampler:
 
 
 def logits_of(context: Any, n_vocab: int, row: int) -> npt.NDArray[np.float32]:
-    """Return the logits [n_vocab] of a row of the last decode, in llama.cpp's own memory."""
+    """Return the logits [n_vocab] of a row of the last decode, in llama.cpp's own memory.
+
+    Raises:
+        InferenceError: there are none, or they are no numbers.
+    """
+    return np.ctypeslib.as_array(_row_of(context, row), (n_vocab,))
+
+
+def _row_of(context: Any, row: int) -> Any:
     pointer = llama_cpp.llama_get_logits_ith(context, row)
     if not pointer:
         raise InferenceError(f'there are no logits of row {row}')
-    return np.ctypeslib.as_array(pointer, (n_vocab,))
+    # What is no number anywhere in the model is none in all of them. (A mask may have put -inf.)
+    if not pointer[0] < math.inf:
+        raise InferenceError('the decoder gave logits that are no numbers')
+    return pointer
