@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hobot_llamacpp_py.config import Constraint
-from hobot_llamacpp_py.engine.gbnf import gbnf_to_lark
 from hobot_llamacpp_py.errors import ConstraintError
 
 __all__ = ['check', 'grammar', 'json_schema', 'llguidance_form']
@@ -96,6 +95,8 @@ def grammar(text: str) -> Constraint:
     """
     _check_size('grammar', text)
     if '::=' in text:
+        from hobot_llamacpp_py.engine.gbnf import gbnf_to_lark
+
         return Constraint('grammar', gbnf_to_lark(text))
     plain = _LARK_TEXTS.sub('', text)
     for found in re.finditer(r'<|\b(?:stop|max_tokens)(?=\s*=)', plain):

@@ -93,6 +93,9 @@ class Decoder:
             or llama_cpp.llama_model_is_hybrid(self._model)
         )
         """Whether the memory can drop a tail; else `trim` empties it."""
+        self.has_window: bool = llama_cpp.llama_model_n_swa(self._model) > 0
+        """Whether attention slides: what a sequence has left behind its window may be taken by
+        another one, and it cannot go back there any more."""
         if not llama_cpp.llama_model_has_decoder(self._model) or not self.vocabulary.n_tokens:
             raise ModelFileError(f'{self.path} is a GGUF file, but not of a text decoder')
         guard.check(lambda key: _metadata(self._model, key), self.vocabulary.n_tokens)

@@ -19,7 +19,6 @@ import numpy.typing as npt
 
 from hobot_llamacpp_py.config import ChatConfig, DecoderConfig, EncoderConfig, VisionConfig
 from hobot_llamacpp_py.engine.cancel import CancelToken
-from hobot_llamacpp_py.engine.chat_template import ChatTemplateFormat
 from hobot_llamacpp_py.engine.constraint_compiler import ConstraintCompiler
 from hobot_llamacpp_py.engine.decoder import Decoder
 from hobot_llamacpp_py.engine.kv_cache import (
@@ -49,6 +48,7 @@ from hobot_llamacpp_py.vision.picture import Picture
 from hobot_llamacpp_py.vision.pictures import Pictures
 
 if TYPE_CHECKING:
+    from hobot_llamacpp_py.engine.chat_template import ChatTemplateFormat
     from hobot_llamacpp_py.engine.judge import Judge
 
 __all__ = ['Engine']
@@ -314,6 +314,8 @@ def _check_width(encoder: VisionEncoder, decoder: Decoder) -> None:
 
 
 def _chat_format(words: Vocabulary) -> ChatTemplateFormat:
+    from hobot_llamacpp_py.engine.chat_template import ChatTemplateFormat  # and Jinja with it
+
     chat = ChatTemplateFormat(words, words.chat_template, words.bos, words.eos)
     chat.check()
     return chat

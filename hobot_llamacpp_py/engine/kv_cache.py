@@ -72,7 +72,13 @@ class KvCache:
     def borrow(
         self, other: KvCache, wanted: Sequence[Element], *, last_again: bool = True
     ) -> None:
-        """Take over what another sequence holds of `wanted`, if that is more than is held here."""
+        """Take over what another sequence holds of `wanted`, if that is more than is held here.
+
+        Where attention slides, the other one is emptied: it would lose what it held.
+        """
+        if self._decoder.has_window:
+            other.trim(0)
+            return
         n = other.match(wanted, last_again=last_again)
         if n <= self.match(wanted, last_again=last_again):
             return

@@ -9,7 +9,6 @@ from hobot_llamacpp_py.config import EncoderConfig
 from hobot_llamacpp_py.families import ModelFamily
 from hobot_llamacpp_py.vision.backends import BACKENDS, backend_of
 from hobot_llamacpp_py.vision.encoder import VisionEncoder
-from hobot_llamacpp_py.vision.encoder_process import ProcessEncoder
 
 __all__ = ['open_encoder']
 
@@ -29,5 +28,7 @@ def open_encoder(
     config = replace(config, backend=backend_of(path, config.backend))
     backend = BACKENDS[config.backend]
     if backend.has_process:
+        from hobot_llamacpp_py.vision.encoder_process import ProcessEncoder
+
         return ProcessEncoder(path, family, config)
     return backend.open(path, family, config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +18,8 @@ from nano import MODELS, draw_scene, logits_of
 from tiny_decoders import write_hybrid, write_recurrent, write_sliding_window
 
 from hobot_llamacpp_py.config import ChatConfig, DecoderConfig, SamplingConfig
-from hobot_llamacpp_py.engine import Answer, CancelToken, Chat, Engine, Request
-from hobot_llamacpp_py.errors import PromptError
+from hobot_llamacpp_py.engine import Answer, CancelToken, Chat, Engine, Inquiry, Request
+from hobot_llamacpp_py.errors import CancelledError, PromptError
 from hobot_llamacpp_py.families import INTERNVL, ModelFamily
 
 CONFIG = DecoderConfig(n_ctx=512, n_ubatch=64, n_threads=1, flash_attn='off', kv_cache_type='f32')
@@ -30,6 +31,11 @@ QUESTIONS = [
     '有几个图形？',
     'x' * 900,
     'a\n\nb <|im_end|>',
+]
+INQUIRIES = [
+    Inquiry('Is there a star? Answer yes or no.', ('Yes', 'No')),
+    Inquiry('有几个图形？', tuple(map(str, range(20)))),
+    Inquiry('What color is the circle?', max_tokens=6),
 ]
 
 
@@ -87,7 +93,10 @@ steps = st.lists(
         question=st.sampled_from(QUESTIONS),
         picture=st.one_of(st.none(), st.integers(0, 2)),
         disturbance=st.sampled_from(
-            ['none', 'prepare', 'reset', 'empty', 'cancel prefill', 'cancel answer', 'leave']
+            [
+                *('none', 'prepare', 'reset', 'empty', 'cancel prefill', 'cancel answer', 'leave'),
+                *('judge', 'cancel judge'),
+            ]
         ),
         system=st.sampled_from(['You are a helpful assistant.', '', '你是一个助手。']),
         history_turns=st.sampled_from([-1, -1, -1, 0, 1, 2]),
@@ -149,6 +158,13 @@ def disturb(chat: Chat, step: Step) -> None:
         chat.engine.reset()
     elif step.disturbance == 'prepare':
         chat.prepare(chat.engine.picture(PICTURES[step.after % 3]))
+    elif step.disturbance.endswith('judge'):
+        cancel = CancelToken()
+        if step.disturbance == 'cancel judge':
+            threading.Timer(step.after * 1e-3, cancel.set).start()
+        picture = chat.engine.picture(PICTURES[step.after % 3])
+        with contextlib.suppress(CancelledError):
+            list(chat.engine.judge(picture, INQUIRIES, chat.config, cancel))
     elif step.disturbance != 'none':
         cancel = CancelToken()
         if step.disturbance == 'cancel prefill':
