@@ -6,7 +6,7 @@ is held, and computed, once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,6 +21,10 @@ __all__ = ['Branch', 'Branches', 'Continuation']
 
 class Continuation(Protocol):
     """What is wanted of a branch, step by step."""
+
+    @property
+    def most_tokens(self) -> int:
+        """How many may be wanted at a time."""
 
     @property
     def wanted(self) -> Sequence[int] | None:
@@ -40,6 +44,11 @@ class Branch:
     held: list[int] = field(default_factory=list)
 
     @property
+    def n_most(self) -> int:
+        """Positions that it may take."""
+        return len(self.tokens) + self.continuation.most_tokens
+
+    @property
     def wanted(self) -> list[int] | None:
         """All tokens behind the trunk whose following logits are wanted."""
         more = self.continuation.wanted
@@ -53,13 +62,21 @@ class Branches:
         trunk: the sequence that all of them go on from.
         sequences: the numbers of those for the branches.
         room: positions that the branches may take together.
+        is_current: tells whether the sequences are still these branches'.
     """
 
     def __init__(
-        self, decoder: Decoder, trunk: KvCache, sequences: Sequence[int], room: int
+        self,
+        decoder: Decoder,
+        trunk: KvCache,
+        sequences: Sequence[int],
+        room: int,
+        is_current: Callable[[], bool],
     ) -> None:
         self._decoder, self._trunk = decoder, trunk
-        self._sequences, self._room = sequences, room
+        self._sequences, self._room, self._is_current = sequences, room, is_current
+        for sequence in sequences:
+            decoder.trim(0, sequence)  # what somebody has left who did not come to the end
 
     def grow(self, branches: Sequence[Branch]) -> Iterator[Branch]:
         """Give each branch what it wants; yield it when it wants no more.
@@ -79,15 +96,15 @@ class Branches:
                         self._decoder.trim(0, sequence)
                         yield branch
         finally:
-            for sequence in growing:
+            for sequence in growing if self._is_current() else ():
                 self._decoder.trim(0, sequence)
 
     def _begin(self, waiting: list[Branch], growing: dict[int, Branch]) -> None:
         """Begin with as many branches as fit, one at least."""
         free = [sequence for sequence in self._sequences if sequence not in growing]
-        taken = sum(_size(branch) for branch in growing.values())
+        taken = sum(branch.n_most for branch in growing.values())
         while waiting and free:
-            size = _size(waiting[0])
+            size = waiting[0].n_most
             if growing and taken + size > self._room:
                 return
             sequence, branch = free.pop(0), waiting.pop(0)
@@ -121,11 +138,6 @@ class Branches:
         decoder.decode_rows(tokens, positions, sequences, [i in last for i in range(len(tokens))])
         for sequence, branch in growing.items():
             branch.continuation.feed(decoder.logits(rows[sequence]))
-
-
-def _size(branch: Branch) -> int:
-    """Return the positions that a branch takes, now or as it grows."""
-    return len(branch.tokens) + getattr(branch.continuation, 'most_tokens', 0)
 
 
 def _common(held: Sequence[int], wanted: Sequence[int]) -> int:

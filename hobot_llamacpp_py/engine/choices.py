@@ -51,8 +51,11 @@ class Choices:
     ) -> None:
         self.root = Node()
         self.ends = list(ends)
+        self.longest = 0
+        """Tokens of the longest one."""
         for answer, tokens in sequences:
             self.root.add(answer, tokens)
+            self.longest = max(self.longest, len(tokens))
 
 
 def spellings(answer: str, lead: str, tokenize: Callable[[str], list[int]]) -> list[list[int]]:
@@ -68,13 +71,14 @@ class Search:
     """The search for the likeliest answer: decode `wanted`, then `feed` it what came of that.
 
     Attributes:
+        most_tokens: that are wanted at a time.
         wanted: the tokens that the next logits have to follow; None: the verdict is there.
         answer: the number of the likeliest answer.
         probability: its share among the permitted ones.
     """
 
     def __init__(self, choices: Choices) -> None:
-        self._choices = choices
+        self._choices, self.most_tokens = choices, choices.longest
         self._found: dict[int, float] = {}  # what is certain of each answer's probability
         self._open: list[tuple[float, int, tuple[int, ...], Node]] = []  # forks, likeliest first
         self._count = 0

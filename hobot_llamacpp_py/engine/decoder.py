@@ -8,7 +8,6 @@ it begins at. Not thread-safe; only a `CancelToken` may be set from any thread a
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import numpy.typing as npt
 from hobot_llamacpp_py.config import DecoderConfig, SamplingConfig
 from hobot_llamacpp_py.engine.batch import FLOAT_P, INT8_P, INT32_P, Owners, Rows, Step, pointer
 from hobot_llamacpp_py.engine.cancel import CancelToken
+from hobot_llamacpp_py.engine.context import load_model, make_context, metadata, padded
 from hobot_llamacpp_py.engine.governed import Governed
 from hobot_llamacpp_py.engine.sampler import Sampler, logits_of
 from hobot_llamacpp_py.engine.speculation import MAX_DRAFT
@@ -36,11 +36,6 @@ __all__ = ['Decoder', 'Segment']
 Segment = Sequence[int] | npt.NDArray[np.float32]
 
 _ABORTED = 2  # llama_decode's return code
-_FLASH_ATTN_TYPES = {
-    'auto': llama_cpp.LLAMA_FLASH_ATTN_TYPE_AUTO,
-    'on': llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED,
-    'off': llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED,
-}
 
 # llama.cpp asks `bool callback(void *data)` between any two operations whether to stop. The C
 # library's strlen answers that: non-zero if and only if the first byte at `data` is set. No
@@ -85,7 +80,7 @@ class Decoder:
     def _load_model(self, beside: int) -> None:
         check_magic(self.path)
         guard = MemoryGuard(self.path, self.config, beside, _free())
-        self._model = _load(self.path)
+        self._model = load_model(self.path)
         self.vocabulary: Vocabulary = Vocabulary(self._model)
         self.n_embd: int = llama_cpp.llama_model_n_embd(self._model)
         self.can_trim: bool = not (
@@ -98,30 +93,18 @@ class Decoder:
         another one, and it cannot go back there any more."""
         if not llama_cpp.llama_model_has_decoder(self._model) or not self.vocabulary.n_tokens:
             raise ModelFileError(f'{self.path} is a GGUF file, but not of a text decoder')
-        guard.check(lambda key: _metadata(self._model, key), self.vocabulary.n_tokens)
+        guard.check(lambda key: metadata(self._model, key), self.vocabulary.n_tokens)
 
     def renew(self) -> None:
         """Make the context anew, with an empty KV cache, which takes a while."""
         if self.context:
             llama_cpp.llama_free(self.context)
             self.context = None
-        params, config = llama_cpp.llama_context_default_params(), self.config
-        # llama.cpp rounds n_ctx up like this, but not n_batch, and aborts when a batch is larger.
-        n_ctx = _padded(config.n_ctx)
-        params.n_ctx = params.n_batch = n_ctx + self._n_extra
-        params.n_ubatch = min(config.n_ubatch, n_ctx)
-        params.n_seq_max = self._n_sequences
-        params.kv_unified = (
-            True  # all sequences in one buffer, which they share what is the same of
-        )
-        params.n_threads = params.n_threads_batch = self.n_threads
-        params.flash_attn_type = _FLASH_ATTN_TYPES[config.flash_attn]
-        cache_type = getattr(llama_cpp, f'GGML_TYPE_{config.kv_cache_type.upper()}')
-        params.type_k = params.type_v = cache_type
-        params.no_perf = True
-        params.swa_full = True  # else a tail could be dropped, but what it had pushed out is gone
+        config = self.config
         with Reason() as reason:
-            self.context = llama_cpp.llama_init_from_model(self._model, params)
+            self.context = make_context(
+                self._model, config, self.n_threads, self._n_sequences, self._n_extra
+            )
         if not self.context:
             raise ModelFileError(
                 f'llama.cpp cannot make a context of n_ctx {config.n_ctx} for {self.path}:'
@@ -147,13 +130,19 @@ class Decoder:
             n_positions: that the others than the conversation may take together.
 
         Raises:
-            ModelFileError: llama.cpp cannot make such a context.
+            InferenceError: llama.cpp cannot make such a context; it is as it was then, but empty.
         """
         if n_sequences <= self._n_sequences and n_positions <= self._n_extra:
             return False
+        before = self._n_sequences, self._n_extra
         self._n_sequences = max(n_sequences, self._n_sequences)
-        self._n_extra = max(_padded(n_positions), self._n_extra)
-        self.renew()
+        self._n_extra = max(padded(n_positions), self._n_extra)
+        try:
+            self.renew()
+        except ModelFileError as error:
+            self._n_sequences, self._n_extra = before
+            self.renew()
+            raise InferenceError(f'no room for more than the conversation: {error}') from None
         return True
 
     def prefill(
@@ -271,8 +260,9 @@ class Decoder:
         """Drop all positions of a sequence from `n_keep` on; return how many are kept.
 
         With a recurrent or hybrid model, which cannot drop a tail, all of them are instead.
-        (A sliding window is kept whole by `swa_full`.)
         """
+        if not self.context:
+            return 0
         if llama_cpp.llama_memory_seq_rm(self._memory, sequence, n_keep, -1):
             return n_keep
         llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
@@ -280,6 +270,8 @@ class Decoder:
 
     def cancel_on(self, token: CancelToken) -> None:
         """Make decodes raise `CancelledError` from when the token is set."""
+        if not self.context:  # it could not be made anew
+            raise InferenceError('llama.cpp has no context any more: restart')
         self._cancel = token  # llama.cpp keeps only a pointer to its flag
         llama_cpp.llama_set_abort_callback(self.context, _abort_if_set, token.flag)
 
@@ -303,27 +295,6 @@ class Decoder:
         self.close()
 
 
-def _padded(n_ctx: int) -> int:
-    """Round positions up as llama.cpp does."""
-    return -(-n_ctx // 256) * 256
-
-
 def _free() -> Free | None:
     # With a GPU nobody knows beforehand what lies where.
     return None if llama_cpp.llama_supports_gpu_offload() else free_memory()
-
-
-def _load(path: Path) -> Any:
-    params = llama_cpp.llama_model_default_params()
-    with Reason() as reason:
-        model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
-    if not model:
-        raise ModelFileError(f'llama.cpp cannot load {path}: {reason}')
-    return model
-
-
-def _metadata(model: Any, key: str) -> str | None:
-    """Return a value of the model's metadata, None for an array, or where there is none."""
-    buffer = ctypes.create_string_buffer(64)
-    n = llama_cpp.llama_model_meta_val_str(model, key.encode(), buffer, len(buffer))
-    return buffer.value.decode('utf-8', 'replace') if n >= 0 else None

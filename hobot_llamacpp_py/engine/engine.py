@@ -187,13 +187,11 @@ class Engine:
     ) -> Iterator[Verdict]:
         """Ask many questions about one picture, each by itself; yield verdicts as they are found.
 
-        Conversations stay in the KV cache, but at the first call, which makes room for this. Of
-        the configuration the system prompt counts.
+        Conversations stay in the KV cache, but at the first call, which makes room for this.
 
         Raises:
-            CancelledError: the token was set; what was yielded until then holds.
-            PromptError: a question does not fit the context, or this is a text chat.
-            InferenceError: the encoder or the decoder failed.
+            CancelledError, InferenceError: as `generate`; what was yielded until then holds.
+            PromptError: a question cannot be asked, or this is a text chat.
         """
         self._check_open()
         sight = self._sight()
@@ -203,8 +201,10 @@ class Engine:
             arguments = (self.decoder, self.prompts, sight.encode, self.cache)
             self._judge = Judge(*arguments, self._on_renewed)
             self._prefill.lender = self._judge.trunk
-        self._current = None
-        yield from self._judge.ask(picture, inquiries, config, cancel or CancelToken())
+        self._current = asked = Stats()
+        for found in self._judge.ask(picture, inquiries, config, cancel or CancelToken()):
+            yield found
+            self._check_current(asked)
 
     def _on_renewed(self) -> None:
         """Forget what the context held; the sampler belongs to the old one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -45,6 +46,9 @@ class Task(Protocol):
 
 Item = str | Task
 """A prompt, or a task."""
+
+
+_LONGEST = 3600.0  # seconds to wait before looking again; what changes is notified of
 
 
 class Work(Enum):
@@ -95,16 +99,25 @@ class Inbox:
         with self.changed:
             self._items = deque(entry for entry in self._items if entry[0] is not item)
 
-    def wait(self, has_sight: Callable[[], bool] = lambda: False) -> Work:
-        """Wait for an item, else for a frame that was encoded."""
+    def wait(
+        self,
+        has_sight: Callable[[], bool] = lambda: False,
+        sight_from: Callable[[], float] = lambda: 0.0,
+    ) -> Work:
+        """Wait for an item, else for a frame that was encoded.
+
+        Args:
+            sight_from: tells when such a frame may be taken, on the steady clock.
+        """
         with self.changed:
             self.waited = 0.0
             while not self.is_closed:
                 if self._items:
                     return Work.ITEM
-                if has_sight():
+                delay = sight_from() - time.monotonic() if has_sight() else math.inf
+                if delay <= 0:
                     return Work.SIGHT
-                self.changed.wait()
+                self.changed.wait(min(delay, _LONGEST))
             return Work.END
 
     def take(self) -> Item | None:

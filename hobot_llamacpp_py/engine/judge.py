@@ -31,8 +31,12 @@ from hobot_llamacpp_py.vision.picture import Picture
 __all__ = ['Judge']
 
 MOST_BRANCHES = 16  # questions that are decoded together
-_ROOM = 512  # positions that they take together, if each of them takes no more
+_SEQUENCES = range(2, 2 + MOST_BRANCHES)
+_ROOM = 512  # positions that they take together, if none of them takes more
 _KEPT = 256  # questions whose tokens are remembered
+
+
+_BLANK = Picture('', np.zeros((1, 1, 3), np.uint8))
 
 
 class _Prepared(NamedTuple):
@@ -87,6 +91,7 @@ class Judge:
         """The picture that was asked about last, and what stands before it."""
         self._decoder, self._prompts, self._encode = decoder, prompts, encode
         self._conversation, self._on_renewed = conversation, on_renewed
+        self._running: object | None = None  # whoever the sequences of branches belong to
         self._prepared: dict[tuple[Inquiry, ChatConfig], _Prepared] = {}
         self._ends = [
             token
@@ -123,26 +128,40 @@ class Judge:
     def _ask(
         self, picture: Picture, prepared: Sequence[_Prepared], cancel: CancelToken
     ) -> Iterator[Verdict]:
-        inquiries = [entry.inquiry for entry in prepared]
         prompts = [self._about(picture, entry.elements) for entry in prepared]
         trunk = _shared(prompts)
-        tails = [_tokens(prompt[len(trunk) :]) for prompt in prompts]
-        n_trunk = count_positions(trunk)
-        room = max(_ROOM, *(len(t) + i.max_tokens for t, i in zip(tails, inquiries, strict=True)))
-        sequences = range(2, 2 + MOST_BRANCHES)
-        if self._decoder.reserve(sequences.stop, n_trunk + room):
-            self.trunk.forget()
-            self._on_renewed()
-        self._decoder.cancel_on(cancel)
-        self._hold(trunk, cancel)
+        vocabulary = self._decoder.vocabulary
         branches = [
-            _Asked(tail, entry.choices, entry.inquiry, self._decoder.vocabulary)
-            for tail, entry in zip(tails, prepared, strict=True)
+            _Asked(_tokens(prompt[len(trunk) :]), entry.choices, entry.inquiry, vocabulary)
+            for prompt, entry in zip(prompts, prepared, strict=True)
         ]
         branches.sort(key=lambda branch: not branch.inquiry.answers)
-        for branch in Branches(self._decoder, self.trunk, sequences, room).grow(branches):
+        longest = max(branch.n_most for branch in branches)
+        room = -(-longest // _ROOM) * _ROOM
+        self._reserve(count_positions(trunk) + room)
+        self._decoder.cancel_on(cancel)
+        self._running = running = object()
+        self._hold(trunk, cancel)
+        grown = Branches(
+            self._decoder, self.trunk, _SEQUENCES, room, lambda: self._running is running
+        )
+        for branch in grown.grow(branches):
             assert isinstance(branch, _Asked)
             yield branch.verdict()
+
+    def _reserve(self, n_positions: int) -> None:
+        """Have sequences, and room for them; else the context is made anew."""
+        try:
+            if not self._decoder.reserve(_SEQUENCES.stop, n_positions):
+                return
+        except InferenceError:
+            self._forget()
+            raise
+        self._forget()
+
+    def _forget(self) -> None:
+        self.trunk.forget()
+        self._on_renewed()
 
     def _hold(self, trunk: list[Element], cancel: CancelToken) -> None:
         """Bring the judge's sequence to hold this, and nothing else."""
@@ -165,9 +184,13 @@ class Judge:
     def _render(self, picture: Picture, inquiry: Inquiry, config: ChatConfig) -> _Prepared:
         if not inquiry.question.strip():
             raise PromptError('the question is empty')
+        bare = {answer.rstrip('.。').strip() for answer in inquiry.answers}
+        if inquiry.answers and (len(bare) < max(2, len(inquiry.answers)) or '' in bare):
+            raise PromptError('permitted answers are two or more, none empty, none there twice')
         prompt = self._prompts.build(Request((Turn(inquiry.question, picture),), config))
+        elements = self._about(_BLANK, prompt.elements)  # no picture is kept
         if not inquiry.answers:
-            return _Prepared(inquiry, prompt.elements, None)
+            return _Prepared(inquiry, elements, None)
         # Where the prompt ends within a line (`Assistant:`), an answer begins with a space.
         last = prompt.elements[-1]
         piece = self._decoder.vocabulary.piece(last) if isinstance(last, int) else b''
@@ -177,7 +200,7 @@ class Judge:
             for number, answer in enumerate(inquiry.answers)
             for tokens in spellings(answer, lead, self._decoder.vocabulary.tokenize)
         ]
-        return _Prepared(inquiry, prompt.elements, Choices(sequences, self._ends))
+        return _Prepared(inquiry, elements, Choices(sequences, self._ends))
 
     def _about(self, picture: Picture, elements: list[Element]) -> list[Element]:
         """Return a prompt with another picture."""

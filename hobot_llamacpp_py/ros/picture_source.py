@@ -244,9 +244,11 @@ class CameraFrames:
     def _wanted_from(self, begun: float, is_taken: bool) -> float:
         parameters = self._parameters()
         watched_from = self._watched_from() if self._watched_from else math.inf
-        times = [math.inf]
-        if parameters.asks_again or parameters.prepares_ahead or watched_from < math.inf:
-            times.append(begun + parameters.pre_infer_period)
-        if is_taken:
-            times += [watched_from, 0.0] if parameters.asks_again else [watched_from]
+        later, times = begun + parameters.pre_infer_period, [math.inf]
+        if parameters.asks_again or parameters.prepares_ahead:
+            times.append(later)
+        if parameters.asks_again and is_taken:
+            times.append(0.0)
+        # One that waits to be judged is replaced by a fresher one.
+        times.append(watched_from if is_taken else max(watched_from, later))
         return min(times)

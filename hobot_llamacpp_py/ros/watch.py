@@ -15,7 +15,7 @@ from rclpy.node import Node
 from std_srvs.srv import SetBool
 
 from hobot_llamacpp_py.engine import CancelToken, ChatConfig, Vlm
-from hobot_llamacpp_py.errors import CancelledError, RuleError
+from hobot_llamacpp_py.errors import CancelledError
 from hobot_llamacpp_py.health.footprint import CPU_ENCODERS
 from hobot_llamacpp_py.ros.parameters import Parameters, explained
 from hobot_llamacpp_py.ros.picture_source import CameraFrames, PictureSource
@@ -23,8 +23,8 @@ from hobot_llamacpp_py.ros.results import Results
 from hobot_llamacpp_py.ros.sight import Sight
 from hobot_llamacpp_py.ros.watch_results import WatchResults
 from hobot_llamacpp_py.watch.pace import Pace
-from hobot_llamacpp_py.watch.rules import load_rules
-from hobot_llamacpp_py.watch.watcher import Watcher
+from hobot_llamacpp_py.watch.rules import Value, load_rules
+from hobot_llamacpp_py.watch.watcher import Evaluation, Watcher
 
 __all__ = ['Watch']
 
@@ -42,7 +42,7 @@ class Watch:
         path: of the rules.
         parameters: gives the settings of the moment.
         results: where changes go besides.
-        on_enabled: is called when it was switched on or off.
+        notify: is called when frames are wanted at another time than before.
 
     Raises:
         RuleError: one of the rules cannot work.
@@ -54,13 +54,13 @@ class Watch:
         path: Path,
         parameters: Callable[[], Parameters],
         results: Results,
-        on_enabled: Callable[[], object],
+        notify: Callable[[], object],
     ) -> None:
-        self._parameters, self._on_enabled = parameters, on_enabled
+        self._parameters, self._notify = parameters, notify
         self._watcher, self._pace = Watcher(), Pace()
         self._lock = threading.Lock()  # of the states, and of what is published
         self._path: Path | None = path
-        self._modified = _modified(path)
+        self._modified = self._seen = _modified(path)
         self._watcher.rules = load_rules(path)  # before there is anything that a miss would leave
         self._results = WatchResults(node, results)
         self._results.set_rules(self._watcher.rules)
@@ -72,6 +72,8 @@ class Watch:
         """What the watch does; `no images` until there are some again."""
         self.judged = 0
         """Frames that were asked about."""
+        self.looked = 0
+        """Those, and frames that there was nothing to ask about."""
         self._published_before = 0
         node.create_service(SetBool, '~/watch/enable', self._on_enable)
 
@@ -95,10 +97,14 @@ class Watch:
         """
         modified = _modified(path) if path else None
         rules = load_rules(path) if path else ()
+        was_on = self.is_on
         with self._lock:
-            self._watcher.rules = rules
             self._results.set_rules(rules)
+            self._watcher.rules = rules
             self._path, self._modified = path, modified
+        if was_on != self.is_on:
+            self._begun = time.monotonic()
+            self._enter(WATCHING if self.is_on else OFF)
 
     def check(self) -> None:
         """See whether the rules' file has changed, and whether images still come."""
@@ -109,47 +115,96 @@ class Watch:
     def _follow_file(self) -> None:
         """Read the rules again if their file has changed; a wrong one changes nothing."""
         path = self._path
-        if path is None or (modified := _modified(path)) == self._modified:
+        modified = _modified(path) if path else None
+        is_stable, self._seen = modified == self._seen, modified  # not while it is being written
+        if path is None or modified == self._modified or not is_stable:
             return
+        self._modified = modified  # what is wrong with it is said once
         try:
             self.set_file(path)
+            self._notify()
             log.info('%s has changed: %s rules', path, len(self._watcher.rules))
-        except RuleError as error:
-            self._modified = modified  # said once
-            log.error('%s; the rules stay as they were', error)
+        except Exception as error:
+            log.error('%s; the rules stay as they were', explained(error))
 
     def wanted_from(self) -> float:
-        """Return when the next frame is wanted, on the steady clock; infinity: none is."""
+        """Return when to encode the next frame, on the steady clock; infinity: not at all."""
         if not self.is_on:
             return math.inf
         parameters = self._parameters()
-        return self._pace.next(parameters.watch_period, parameters.watch_max_load)
+        begin = self._pace.encode_from(parameters.watch_period, parameters.watch_max_load)
+        return max(begin, self._watcher.due_from())
 
-    def look(self, engine: Vlm, sight: Sight, config: ChatConfig, cancel: CancelToken) -> bool:
+    def look_from(self) -> float:
+        """Return when the next look may be, on the steady clock; infinity: not at all."""
+        if not self.is_on:
+            return math.inf
+        parameters = self._parameters()
+        return self._pace.look_from(parameters.watch_period, parameters.watch_max_load)
+
+    def look(
+        self, engine: Vlm, sight: Sight, config: Callable[[], ChatConfig], cancel: CancelToken
+    ) -> bool:
         """Ask what is due about a frame; False if that was interrupted and is to go on."""
-        if not self._watcher.has_work(sight.picture):
-            self._pace.note(time.monotonic(), time.monotonic())
-            return True
         begun = time.monotonic()
-        if self.state == NO_IMAGES and sight.is_fresh(self._timeout):
+        is_fresh = sight.is_fresh(self._timeout)
+        if self.state == NO_IMAGES and is_fresh:
             self._enter(WATCHING)
-        try:
-            for evaluation in self._watcher.watch(engine, sight.picture, config, cancel):
-                with self._lock:
-                    if self.state == WATCHING:
-                        self._results.evaluation(evaluation, sight)
-                if evaluation.has_changed:
-                    log.info('watch %s: %s', evaluation.rule.name, evaluation.value)
-        except CancelledError:
-            return False
-        except Exception as error:
-            self._fail(explained(error))
+        if self.state != WATCHING:
             return True
-        finally:
-            self._pace.note(begun, begun + max(time.monotonic() - begun, self._encoding(sight)))
-        self._last_error = ''
-        self.judged += 1
+        frame = sight.frame.received if sight.frame else None
+        if not self._watcher.has_work(sight.picture, frame):
+            self.looked += 1
+            self._pace.idle(begun, self._encoding(sight))
+            return True
+        self._pace.begin(begun)
+        n_found, error = 0, ''
+        try:
+            for evaluation in self._watcher.watch(engine, sight.picture, frame, config(), cancel):
+                n_found += 1
+                if not self._tell(evaluation, sight):
+                    break
+        except CancelledError:
+            self._pace.interrupt(time.monotonic() - begun)
+            return False
+        except Exception as failure:
+            error = explained(failure)
+        self._pace.end(time.monotonic() - begun, self._encoding(sight))
+        self.looked += 1
+        self.judged += n_found > 0
+        if error and error != self._last_error:
+            log.error('a standing question cannot be asked: %s', error)
+        self._last_error = error
         return True
+
+    def _tell(self, evaluation: Evaluation, sight: Sight) -> bool:
+        """Publish an answer; False if nobody wants the others any more."""
+        with self._lock:
+            if self.state != WATCHING or not self.is_on:
+                return False
+            is_told = self._results.evaluation(evaluation, sight)
+        if is_told and evaluation.has_changed:
+            log.info('watch %s: %s', evaluation.rule.name, evaluation.value)
+        return True
+
+    def _check_images(self, received: float | None) -> None:
+        """See whether images still come; if not, what was seen is no state any more.
+
+        Args:
+            received: when the newest one was, on the steady clock; None: there was none yet.
+        """
+        if not self.is_on:
+            return
+        age = time.monotonic() - max(self._begun, received or 0.0)
+        if age > self._timeout and self.state == WATCHING:
+            log.warning(
+                'no image for %.1f s: nothing is watched (a camera that is slower needs a larger'
+                ' image_timeout)',
+                age,
+            )
+            self._enter(NO_IMAGES)
+        elif age <= self._timeout and self.state == NO_IMAGES:
+            self._enter(WATCHING)
 
     @property
     def _timeout(self) -> float:
@@ -161,43 +216,34 @@ class Watch:
         on_cpu = Path(self._parameters().model_file_name).suffix.lower() in CPU_ENCODERS
         return sight.infer.duration / 1e9 if on_cpu and sight.infer else 0.0
 
-    def _check_images(self, received: float | None) -> None:
-        """See whether images still come; if not, what was seen is no state any more.
-
-        Args:
-            received: when the newest one was, on the steady clock; None: there was none yet.
-        """
-        if not self.is_on:
-            return
-        age = time.monotonic() - max(self._begun, received or 0.0)
-        have_stopped = age > self._timeout
-        if have_stopped and self.state == WATCHING:
-            log.warning('no image for %.1f s (image_timeout): nothing is watched', age)
-            self._enter(NO_IMAGES)
-        elif not have_stopped and self.state == NO_IMAGES:
-            self._enter(WATCHING)
-
     def found(self) -> Mapping[str, object]:
         """Return what is known of each rule, for JSON."""
-        values = self._watcher.values()
+        values = self._values()
         rules = [
             {'rule': rule.name, 'question': rule.question, 'answer': values.get(rule.name)}
             for rule in self._watcher.rules
         ]
-        return {'state': self.state if self.is_on else OFF, 'rules': rules}
+        return {'state': self._state_now, 'rules': rules}
 
     def describe(self) -> Mapping[str, object]:
         """Return figures for the diagnostics."""
         published = self._source.published if self._source else 0
-        values = self._watcher.values()
-        shown = {f'watch {n}': 'unknown' if v is None else v for n, v in values.items()}
+        shown = {f'watch {n}': 'unknown' if v is None else v for n, v in self._values().items()}
         return {
-            'watch': self.state if self.is_on else OFF,
+            'watch': self._state_now,
             'watch error': self._last_error,
             'watch frames judged': self.judged,
-            'watch frames skipped': max(0, published - self._published_before - self.judged),
+            'watch frames skipped': max(0, published - self._published_before - self.looked),
             **shown,
         }
+
+    @property
+    def _state_now(self) -> str:
+        return self.state if self.is_on else OFF
+
+    def _values(self) -> Mapping[str, Value | None]:
+        values = self._watcher.values()
+        return values if self._state_now == WATCHING else dict.fromkeys(values)
 
     def _enter(self, state: str) -> None:
         """Tell that from now on something else is done, and what was known is old news."""
@@ -205,26 +251,24 @@ class Watch:
             if self.state == NO_IMAGES and state == WATCHING:
                 log.info('images come again: watching')
             self.state = state
+            self._watcher.forget()
             if state != WATCHING:
-                self._watcher.forget()
                 self._results.withdraw()
             self._results.state(state)
-
-    def _fail(self, error: str) -> None:
-        if error != self._last_error:
-            log.error('the standing questions cannot be asked: %s', error)
-        self._last_error = error
 
     def enable(self, on: bool) -> None:
         """Switch it on or off; what was known until then is old news."""
         if on != self._is_enabled:
             self._is_enabled, self._begun = on, time.monotonic()
-            self._enter(WATCHING if on else OFF)
-            self._on_enabled()
+            if self._path is not None:
+                self._enter(WATCHING if on else OFF)
+            self._notify()
 
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         self.enable(request.data)
-        response.success, response.message = True, self.state
+        response.success, response.message = True, self._state_now
+        if request.data and self._path is None:
+            response.message += ': there are no rules (watch_file)'
         return response
 
 

@@ -60,10 +60,11 @@ class WatchResults:
         """Publish what the watch does from now on."""
         self._publish_event(state=state)
 
-    def evaluation(self, evaluation: Evaluation, sight: Sight) -> None:
-        """Publish an answer, and what has changed with it."""
+    def evaluation(self, evaluation: Evaluation, sight: Sight) -> bool:
+        """Publish an answer, and what has changed with it; False if its rule is no more."""
         rule, header = evaluation.rule, header_of(sight)
-        known = rule.name in self._states
+        if rule.name not in self._states or self._states[rule.name][0] != rule:
+            return False
         if not evaluation.is_again or evaluation.has_changed:
             self._publish_event(
                 rule=rule.name,
@@ -74,8 +75,9 @@ class WatchResults:
                 frame_id=header.frame_id,
                 ms=round(1e3 * evaluation.seconds, 1),
             )
-        if evaluation.has_changed and known:
+        if evaluation.has_changed:
             self._publish_change(evaluation, sight, header)
+        return True
 
     def _publish_change(self, evaluation: Evaluation, sight: Sight, header: Header) -> None:
         rule, value = evaluation.rule, evaluation.value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -164,10 +165,19 @@ class Worker(threading.Thread):
 
     def _wait(self) -> Work:
         self.state = 'idle'
-        return self._inbox.wait(self._has_sight)
+        return self._inbox.wait(self._has_sight, self._sight_from)
 
     def _has_sight(self) -> bool:
         return bool(self._unwatched) or self._source.has_news()
+
+    def _sight_from(self) -> float:
+        """Return when there may be a look at what is there, on the steady clock."""
+        parameters, watch = self._settings.current, self.watch
+        if not watch or not watch.is_on or parameters.asks_again:
+            return 0.0
+        # What is only there to be prepared is so at once.
+        prepares = parameters.prepares_ahead and self._source.has_news()
+        return 0.0 if prepares else watch.look_from()
 
     def _work(self, work: Work) -> None:
         parameters = self._settings.current
@@ -212,11 +222,11 @@ class Worker(threading.Thread):
         if sight and not sight.is_fresh(self._settings.current.max_image_age):
             return
         watch = self.watch
-        if sight and watch and watch.is_on:
+        if sight and watch and watch.is_on and watch.look_from() <= time.monotonic():
             self.state = 'watching'
             with self._inbox.interruptible() as cancel:
                 assert self._chat is not None
-                config = self._settings.chat_config()
+                config = self._settings.chat_config
                 if not watch.look(self._chat.engine, sight, config, cancel):
                     self._unwatched.appendleft(sight)
                     return

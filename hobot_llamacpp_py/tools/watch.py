@@ -13,7 +13,7 @@ from typing import Any
 
 from hobot_llamacpp_py.config import ChatConfig
 from hobot_llamacpp_py.engine import Engine
-from hobot_llamacpp_py.errors import ImageError, VlmError
+from hobot_llamacpp_py.errors import ImageError, PromptError, VlmError
 from hobot_llamacpp_py.files import find_file, text_of
 from hobot_llamacpp_py.tools.arguments import ArgumentParser, positive
 from hobot_llamacpp_py.tools.frames import frames_of
@@ -79,7 +79,7 @@ def _watch(options: argparse.Namespace) -> None:
     if options.plot:
         from hobot_llamacpp_py.tools.watch_plot import check_can_draw
 
-        check_can_draw(options.plot)
+        check_can_draw(options.plot, rules)
     config = ChatConfig(text_of('--system-prompt', options.system_prompt))
     table, rows = Table(rules), list[Row]()
     with contextlib.ExitStack() as stack:
@@ -90,10 +90,10 @@ def _watch(options: argparse.Namespace) -> None:
             writer.writerow(Row.FIELDS)
         engine = stack.enter_context(models.open(options.frame_reuse_threshold))
         print(table.head(), flush=True)
-        clock = _Clock()
+        clock, warned = _Clock(), set[str]()
         watcher = Watcher(rules, lambda: clock.now)
         for frame in _frames(sources, options.rate, clock):
-            found = list(_ask(watcher, engine, frame, config))
+            found = list(_ask(watcher, engine, frame, config, warned))
             rows += found
             if writer:
                 writer.writerows(row.fields() for row in found)
@@ -142,11 +142,18 @@ def _frames(sources: list[Path], rate: float | None, clock: _Clock) -> Iterator[
         clock.now += 1 / own_rate
 
 
-def _ask(watcher: Watcher, engine: Engine, frame: _Frame, config: ChatConfig) -> Iterator[Row]:
-    picture = engine.picture(frame.bgr)
-    for evaluation in watcher.watch(engine, picture, config):
-        if not evaluation.is_again or evaluation.has_changed:
-            yield Row(frame.name, frame.seconds, evaluation)
+def _ask(
+    watcher: Watcher, engine: Engine, frame: _Frame, config: ChatConfig, warned: set[str]
+) -> Iterator[Row]:
+    """Ask what is due about a frame; say once what cannot be asked."""
+    try:
+        for evaluation in watcher.watch(engine, engine.picture(frame.bgr), frame.seconds, config):
+            if not evaluation.is_again or evaluation.has_changed:
+                yield Row(frame.name, frame.seconds, evaluation)
+    except PromptError as error:
+        if str(error) not in warned:
+            print(f'left out: {error}', file=sys.stderr)
+        warned.add(str(error))
 
 
 if __name__ == '__main__':

@@ -17,12 +17,14 @@ __all__ = ['check_can_draw', 'plot']
 WIDTH, HEIGHT, DPI = 9.0, 1.7, 100  # inches; the height is that of one rule
 
 
-def check_can_draw(path: Path) -> None:
+def check_can_draw(path: Path, rules: Sequence[Rule]) -> None:
     """Check, before the recording is gone through, that it can be drawn.
 
     Raises:
-        VlmError: matplotlib is missing, or it does not know such files.
+        VlmError: matplotlib is missing, it does not know such files, or there is nothing to draw.
     """
+    if all(rule.kind == 'text' for rule in rules):
+        raise VlmError('--plot: rules of kind text have no probabilities to draw')
     if path.suffix.lower() not in SUFFIXES:
         raise VlmError(f'--plot: {path} must end with {", ".join(SUFFIXES)}')
     try:
@@ -38,11 +40,9 @@ def plot(rules: Sequence[Rule], rows: Sequence[Row], path: Path) -> None:
     """Draw the probability of each rule's answers over time, text rules left out.
 
     Raises:
-        VlmError: the file cannot be written, or there is nothing to draw.
+        VlmError: the file cannot be written.
     """
     drawn = [rule for rule in rules if rule.kind != 'text']
-    if not drawn:
-        raise VlmError('--plot: rules of kind text have no probabilities to draw')
     try:
         _draw(drawn, rows).savefig(path, format=path.suffix[1:].lower())
     except OSError as error:
@@ -59,9 +59,10 @@ def _draw(rules: Sequence[Rule], rows: Sequence[Row]) -> Any:
     font = _font_for(rules)
     for axes, rule in zip(all_axes, rules, strict=True):
         title = f'{rule.name}: {rule.question}'
-        axes.set_title(title, fontproperties=font, fontsize=SMALL, loc='left')
+        drawn = axes.set_title(title, fontproperties=font, fontsize=SMALL, loc='left')
+        drawn.set_parse_math(False)  # a $ is a $
         for text in axes.get_legend().get_texts() if axes.get_legend() else ():
-            text.set(fontproperties=font, fontsize=SMALL - 2)
+            text.set(fontproperties=font, fontsize=SMALL - 2, parse_math=False)
     all_axes[-1].set_xlabel('seconds', fontsize=SMALL)
     return figure
 

@@ -12,16 +12,23 @@ class Held:
 
     Attributes:
         value: the answer that counts, None before there is one.
+        last: the last answer and how likely it was.
         asked: when it was asked last, on the steady clock; None: not yet.
         picture: the key of the picture that it was asked about last.
+        frame: the frame whose answer was counted last.
     """
 
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, as if nothing had been asked yet."""
         self.value: Value | None = None
+        self.last: tuple[Value, float | None] | None = None
         self.asked: float | None = None
-        self.picture = ''
-        self._answer: Value | None = None  # the last one, None for one that was not likely enough
+        self.picture, self.frame = '', object()
+        self._answer: Value | None = None  # None for one that was not likely enough
         self._in_a_row = 0
 
     @property
@@ -29,8 +36,9 @@ class Held:
         """Whether the same answer once more would change nothing."""
         return self._answer is None or self._answer == self.value
 
-    def add(self, value: Value, probability: float | None) -> bool:
-        """Take an answer; tell whether what counts has changed with it."""
+    def add(self, value: Value, probability: float | None, frame: object) -> bool:
+        """Take the answer about a frame; tell whether what counts has changed with it."""
+        self.last, self.frame = (value, probability), frame
         if probability is not None and probability < self.rule.min_probability:
             self._answer, self._in_a_row = None, 0
             return False
@@ -38,16 +46,13 @@ class Held:
         self._answer = value
         return self._settle()
 
-    def again(self) -> bool:
-        """Take the last answer once more: the picture is the same, and so is what it shows."""
+    def again(self, frame: object) -> bool:
+        """Take the last answer once more: another frame shows the same picture."""
+        self.frame = frame
         if self.is_settled:
             return False
         self._in_a_row += 1
         return self._settle()
-
-    def forget(self) -> None:
-        """Begin anew, as if nothing had been asked yet."""
-        self.__init__(self.rule)  # type: ignore[misc]
 
     def _settle(self) -> bool:
         if self._answer == self.value or self._in_a_row < self.rule.hold:

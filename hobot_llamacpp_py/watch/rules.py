@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -109,7 +108,23 @@ def _read_yaml(path: Path) -> object:
         raise ValueError(f'{len(text)} characters are too many for rules')
     if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
         raise ValueError('aliases (*) are not supported')
+    _check_keys(yaml.compose(text, yaml.SafeLoader))
     return yaml.safe_load(text)
+
+
+def _check_keys(node: yaml.Node | None) -> None:
+    """Check that no map has a key twice, of which YAML would take the last one without a word."""
+    if isinstance(node, yaml.MappingNode):
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            line = node.start_mark.line + 1
+            raise ValueError(f'{twice!r} is there twice in the map that begins in line {line}')
+        for _, value in node.value:
+            _check_keys(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _check_keys(item)
 
 
 _KEYS = [field.name for field in fields(Rule)]
@@ -138,6 +153,7 @@ def _rule(entry: object) -> Rule:
         if key in given and kind not in kinds:
             raise RuleError(f'{key} belongs to {" and ".join(kinds)}, this is {kind}')
     given['answers'] = _answers(given, kind)
+    given.setdefault('hold', 1 if kind == 'text' else Rule.hold)
     told = instruction(kind, given['question'], given['answers'])
     given.setdefault('instruction', told)
     return Rule(**given)
@@ -234,10 +250,10 @@ def _range(value: object) -> tuple[int, int]:
 def _number(key: str, low: float, high: float, whole: bool = False) -> Callable[[object], Any]:
     def check(value: object) -> float:
         kinds = (int,) if whole else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, kinds) or value != value:
             raise RuleError(f'{key} must be a {"whole " * whole}number, not {value!r}')
         if not low <= value <= high:
-            raise RuleError(f'{key} must be from {low:g} to {high:g}, not {value}')
+            raise RuleError(f'{key} must be from {low:g} to {high:g}, not {str(value)[:20]}')
         return value if whole else float(value)
 
     return check

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 
 from hobot_llamacpp_py.config import ChatConfig
 from hobot_llamacpp_py.engine import CancelToken, Vlm
-from hobot_llamacpp_py.engine.request import Verdict
+from hobot_llamacpp_py.errors import PromptError
 from hobot_llamacpp_py.vision.picture import Picture
 from hobot_llamacpp_py.watch.held import Held
 from hobot_llamacpp_py.watch.rules import Rule, Value
@@ -49,7 +50,6 @@ class Watcher:
     ) -> None:
         self._lock, self._clock = threading.Lock(), clock
         self._states: dict[str, Held] = {}
-        self._last: dict[str, tuple[Value, float | None]] = {}
         self.rules = rules
 
     @property
@@ -80,16 +80,21 @@ class Watcher:
             for state in self._states.values():
                 state.forget()
 
-    def has_work(self, picture: Picture) -> bool:
-        """Tell whether a picture gives anything to ask or to note."""
+    def due_from(self) -> float:
+        """Return when a new picture is wanted, by the clock; infinity where there are no rules."""
+        return min(map(_due_from, self._current()), default=math.inf)
+
+    def has_work(self, picture: Picture, frame: object) -> bool:
+        """Tell whether a frame gives anything to ask or to note."""
         now = self._clock()
         states = self._current()
-        return any(_is_due(s, picture, now) or _is_again(s, picture) for s in states)
+        return any(_is_due(s, picture, now) or _is_again(s, picture, frame) for s in states)
 
     def watch(
         self,
         engine: Vlm,
         picture: Picture,
+        frame: object,
         config: ChatConfig = ChatConfig(),
         cancel: CancelToken | None = None,
     ) -> Iterator[Evaluation]:
@@ -97,43 +102,47 @@ class Watcher:
 
         What a cancel leaves unasked is still due: the next call with the picture goes on.
 
+        Args:
+            frame: names the frame with the picture: no frame counts twice.
+
         Raises:
-            CancelledError, PromptError, InferenceError: as `Engine.judge`.
+            CancelledError, InferenceError: as `Engine.judge`.
+            PromptError: a rule cannot be asked; it is not due again before the others are.
         """
         started = time.perf_counter()
-        states = self._current()
+        states, now = self._current(), self._clock()
+        due = [state for state in states if _is_due(state, picture, now)]
         for state in states:
-            if _is_again(state, picture) and not _is_due(state, picture, self._clock()):
-                value, probability = self._last[state.rule.name]
-                yield self._evaluation(state, value, probability, started, is_again=True)
-        due = [state for state in states if _is_due(state, picture, self._clock())]
-        asked = {state.rule.inquiry: state for state in due}
-        for verdict in engine.judge(picture, list(asked), config, cancel):
-            for state in due:
-                if state.rule.inquiry == verdict.inquiry:
-                    yield self._note(state, verdict, picture, started)
+            if state not in due and _is_again(state, picture, frame) and state.last:
+                value, probability = state.last
+                seconds = time.perf_counter() - started
+                changed = state.again(frame)
+                yield Evaluation(state.rule, value, probability, changed, True, seconds)
+        left = list(due)
+        try:
+            inquiries = list(dict.fromkeys(state.rule.inquiry for state in due))
+            for verdict in engine.judge(picture, inquiries, config, cancel):
+                for state in [s for s in left if s.rule.inquiry == verdict.inquiry]:
+                    left.remove(state)
+                    state.asked, state.picture = self._clock(), picture.key
+                    value, probability = state.rule.value(verdict.answer), verdict.probability
+                    changed = state.add(value, probability, frame)
+                    seconds = time.perf_counter() - started
+                    yield Evaluation(state.rule, value, probability, changed, False, seconds)
+        except PromptError:
+            for state in left:
+                state.asked, state.picture = self._clock(), picture.key
+            raise
 
     def _current(self) -> list[Held]:
         with self._lock:
             return list(self._states.values())
 
-    def _note(self, state: Held, verdict: Verdict, picture: Picture, started: float) -> Evaluation:
-        state.asked, state.picture = self._clock(), picture.key
-        value = state.rule.value(verdict.answer)
-        self._last[state.rule.name] = value, verdict.probability
-        return self._evaluation(state, value, verdict.probability, started)
 
-    def _evaluation(
-        self,
-        state: Held,
-        value: Value,
-        probability: float | None,
-        started: float,
-        is_again: bool = False,
-    ) -> Evaluation:
-        has_changed = state.again() if is_again else state.add(value, probability)
-        seconds = time.perf_counter() - started
-        return Evaluation(state.rule, value, probability, has_changed, is_again, seconds)
+def _due_from(state: Held) -> float:
+    if state.asked is None or not state.rule.every:
+        return -math.inf
+    return state.asked + state.rule.every
 
 
 def _is_due(state: Held, picture: Picture, now: float) -> bool:
@@ -144,6 +153,6 @@ def _is_due(state: Held, picture: Picture, now: float) -> bool:
     return state.picture != picture.key
 
 
-def _is_again(state: Held, picture: Picture) -> bool:
-    """Tell whether the picture is the one before, which answers once more what is not settled."""
-    return state.picture == picture.key and not state.is_settled
+def _is_again(state: Held, picture: Picture, frame: object) -> bool:
+    """Tell whether another frame shows the picture before, which answers what is not settled."""
+    return state.picture == picture.key and state.frame != frame and not state.is_settled

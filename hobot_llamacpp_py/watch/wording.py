@@ -20,8 +20,9 @@ _INSTRUCTIONS = {
 
 
 def is_chinese(text: str) -> bool:
-    """Tell whether a text has a Chinese character."""
-    return any('\u4e00' <= character <= '\u9fff' for character in text)
+    """Tell whether a text has Chinese characters, and none of Japanese or Korean."""
+    others = any('\u3040' <= c <= '\u30ff' or '\uac00' <= c <= '\ud7a3' for c in text)
+    return not others and any('\u4e00' <= c <= '\u9fff' for c in text)
 
 
 def instruction(kind: str, question: str, answers: Sequence[str] = ()) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ from hobot_llamacpp_py.engine import (
 from hobot_llamacpp_py.engine.choices import Choices, Search
 from hobot_llamacpp_py.engine.judge import MOST_BRANCHES
 from hobot_llamacpp_py.families import INTERNVL
+from hobot_llamacpp_py.llama_api import llama_cpp
 from training import world
 
 CONFIG = DecoderConfig(n_ctx=512, n_ubatch=64, n_threads=1, flash_attn='off', kv_cache_type='f32')
@@ -277,6 +279,59 @@ def test_numbers_that_are_none(
     assert judge(asked, asked.picture(PICTURES[0]), [INQUIRIES[3]])
 
 
+def test_verdicts_that_come_too_late(decoder: Path, family: str) -> None:
+    """What was not taken when something else began, or the engine ended, is an error."""
+    encoder, _, kind = MODELS[family]
+    with Engine.open(decoder, encoder, family=kind, config=CONFIG) as engine:
+        picture = engine.picture(PICTURES[0])
+        expected = [v.answer for v in engine.judge(picture, INQUIRIES, PLAIN)]
+        for disturb in (
+            lambda: judge(engine, engine.picture(PICTURES[1]), INQUIRIES),
+            engine.reset,
+            lambda: list(Chat(engine, PLAIN).ask('Describe the image.', picture)),
+            engine.close,
+        ):
+            verdicts = engine.judge(picture, INQUIRIES, PLAIN)
+            assert next(verdicts).answer in expected
+            disturb()
+            with pytest.raises(InferenceError):
+                list(verdicts)
+            if disturb != engine.close:
+                again = [v.answer for v in engine.judge(picture, INQUIRIES, PLAIN)]
+                assert again == expected
+
+
+def test_answers_that_are_long(engines: tuple[Engine, Engine]) -> None:
+    """Answers of many tokens are searched beside a conversation that fills the context."""
+    asked = engines[0]
+    picture = asked.picture(PICTURES[0])
+    list(Chat(asked, PLAIN).ask('x' * 350, picture))
+    many = [
+        Inquiry(f'Which one {n}?', tuple(f'{"very long " * 12}{c}' for c in 'abcdefgh'))
+        for n in range(MOST_BRANCHES + 4)
+    ]
+    assert len(judge(asked, picture, many)) == len(many)
+
+
+def test_no_memory_for_more(decoder: Path, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no room for questions beside the conversation, that goes on."""
+    encoder, _, kind = MODELS[family]
+    with Engine.open(decoder, encoder, family=kind, config=CONFIG) as engine:
+        picture, init = engine.picture(PICTURES[0]), llama_cpp.llama_init_from_model
+
+        def starved(model: object, params: Any) -> object:
+            return init(model, params) if params.n_ctx <= CONFIG.n_ctx else None
+
+        monkeypatch.setattr(llama_cpp, 'llama_init_from_model', starved)
+        expected = ''.join(Chat(engine, PLAIN).ask('Describe the image.', picture))
+        for _ in range(2):
+            with pytest.raises(InferenceError, match='no room for more than the conversation'):
+                judge(engine, picture, INQUIRIES)
+            assert ''.join(Chat(engine, PLAIN).ask('Describe the image.', picture)) == expected
+        monkeypatch.undo()
+        assert len(judge(engine, picture, INQUIRIES)) == len(INQUIRIES)
+
+
 def test_what_cannot_be_asked(engines: tuple[Engine, Engine], decoder: Path) -> None:
     """An empty question, one that is too long, and one without a picture are refused."""
     asked = engines[0]
@@ -286,6 +341,9 @@ def test_what_cannot_be_asked(engines: tuple[Engine, Engine], decoder: Path) -> 
     with pytest.raises(PromptError, match='the context has 512'):
         judge(asked, picture, [Inquiry('x' * 3000, ('a', 'b'))])
     assert judge(asked, picture, []) == {}
+    for answers in (('yes', 'yes'), ('only',), ('', 'a'), ('a', 'a.')):
+        with pytest.raises(PromptError, match='permitted answers are two or more'):
+            judge(asked, picture, [Inquiry('Is it?', answers)])
     found = []
     with pytest.raises(PromptError, match="the context has 512.*question: 'xxx"):
         found += asked.judge(picture, [Inquiry('x' * 3000, ('a', 'b')), INQUIRIES[3]], PLAIN)

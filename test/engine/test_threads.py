@@ -128,7 +128,7 @@ def test_answers_are_right_whatever_the_number() -> None:
     with Engine.open(decoder, encoder, family=kind, config=DecoderConfig()) as engine:
         right = 0
         for seed in range(10):
-            for governor in engine.decoder._governors:
+            for governor in engine.decoder._governed._governors:
                 governor.n = 1 + seed % engine.decoder.n_threads
             scene, bgr = draw_scene(seed + 400)
             turn = Turn('Describe the image.', engine.picture(bgr))

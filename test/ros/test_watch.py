@@ -338,6 +338,45 @@ def test_set_while_it_runs(start: Start, rules: Path) -> None:
         assert robot.ask(DESCRIBE) == answer(scene, DESCRIBE)
 
 
+def test_a_rule_of_another_kind(start: Start, rules: Path) -> None:
+    """A rule that becomes one of another kind has another topic, without a trace of the old."""
+    with start(watch_file=rules, **WATCHING) as robot:
+        watcher = Watcher(robot)
+        scene, bgr = draw_scene(13)
+        watcher.see(bgr), watcher.see(np.clip(bgr.astype(int) + 2, 0, 255).astype(np.uint8))
+        robot.wait_for(lambda: watcher.values['shapes'], 'a state')
+        kinds = 'question: Is there a shape?\n    hold: 1'
+        text = RULES.replace('question: How many shapes are there?', kinds)
+        rules.write_text(text.replace('    kind: integer\n    range: [0, 3]\n', ''), 'utf-8')
+        for n in range(1000):  # frames go on meanwhile
+            watcher.show(np.clip(bgr.astype(int) + n % 3, 0, 255).astype(np.uint8))
+            if 'has changed' in robot.log:
+                break
+            time.sleep(0.02)
+        new = watcher.listen('shapes', Bool)
+        watcher.see(bgr)
+        robot.wait_for(lambda: new == [True], 'the new state')
+        assert 'unexpected' not in robot.log
+
+
+def test_its_pace(start: Start, rules: Path) -> None:
+    """However many frames come, there is no look before the period is over."""
+    with start(watch_file=rules, watch_period=1.5, **WATCHING) as robot:
+        watcher = Watcher(robot)
+        frames, began = dict(enumerate(video(200, seed=14), 1)), time.monotonic()
+        for frame in frames.values():
+            watcher.show(frame.bgr)
+            robot.wait_for(lambda: True)
+            if time.monotonic() > began + 5:
+                break
+            time.sleep(0.02)
+        robot.wait_for(lambda: len({e['stamp']['sec'] for e in watcher.evaluations}) > 2)
+        seconds = time.monotonic() - began
+        judged = {e['stamp']['sec'] for e in watcher.evaluations}
+        assert len(judged) <= seconds / 1.5 + 1
+        assert set(robot.status) >= {'watch frames judged', 'watch frames skipped'}
+
+
 def test_enable(start: Start, rules: Path) -> None:
     """The service stops and starts it; while it is off nothing is asked, and nothing is known."""
     with start(watch_file=rules, **WATCHING) as robot:

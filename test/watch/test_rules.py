@@ -34,7 +34,7 @@ def test_the_example() -> None:
     )
     assert rules['shapes'].answers == ('0', '1', '2', '3')
     assert rules['scene'].inquiry.question == 'Describe the image.'
-    assert rules['scene'].answers == ()
+    assert (rules['scene'].answers, rules['scene'].hold) == ((), 1)
 
 
 def test_what_answers_mean(tmp_path: Path) -> None:
@@ -44,15 +44,17 @@ def test_what_answers_mean(tmp_path: Path) -> None:
       - {name: tor, question: "Ist das Tor offen?", answers: [Ja, Nein], instruction: "Ja, Nein?"}
       - {name: n, question: "How many?", kind: integer, range: [-2, 12]}
       - {name: c, question: 什么颜色？, kind: choice, answers: [红色, 2, 没有]}
+      - {name: ja, question: "赤い丸がありますか？"}
       - {name: bare, question: "Is it?", instruction: ''}
     """
-    gate, number, choice, bare = load(tmp_path, text)
+    gate, number, choice, japanese, bare = load(tmp_path, text)
     assert gate.inquiry.question == 'Ist das Tor offen? Ja, Nein?'
     assert (gate.value('Ja'), gate.value('Nein')) == (True, False)
     assert number.answers[:3] == ('-2', '-1', '0')
     assert number.value('12') == 12
     assert choice.inquiry.question == '什么颜色？请从中选择：红色、2、没有。'
     assert choice.value('2') == '2'
+    assert japanese.answers == ('Yes', 'No')
     assert bare.inquiry.question == 'Is it?'
 
 
@@ -100,6 +102,8 @@ def test_what_answers_mean(tmp_path: Path) -> None:
         ),
         ('rules: [{name: a, question: b, every: -1}]', 'every must be from 0 to 86400'),
         ('rules: [{name: a, question: b, every: .nan}]', 'every must be a number'),
+        ('rules: [{name: a, question: b, every: ' + '9' * 400 + '}]', 'from 0 to 86400'),
+        ('rules: [{name: a, name: b, question: c}]', "'name' is there twice in the map that"),
         ('rules: [{name: a, question: b, hold: 0}]', 'hold must be from 1 to 100'),
         ('rules: [{name: a, question: b, hold: 1.5}]', 'hold must be a whole number'),
         ('rules: [{name: a, question: b, hold: yes}]', 'hold must be a whole number'),
