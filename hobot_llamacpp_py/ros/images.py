@@ -16,6 +16,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from hobot_llamacpp_py.errors import ParameterError
 from hobot_llamacpp_py.ros.frame import Frame
+from hobot_llamacpp_py.ros.timeline import steady_clock
 from hobot_llamacpp_py.vision.tensors import text_of
 
 __all__ = [
@@ -151,7 +152,7 @@ class ImageSubscription:
         if len(sources) == 1:
             self._subscribe(sources[0], _qos(sources[0].first_reliability))
         self._follow()
-        node.create_timer(FOLLOW_PERIOD, self._follow)
+        node.create_timer(FOLLOW_PERIOD, self._follow, clock=steady_clock())
 
     @property
     def description(self) -> str:

@@ -33,6 +33,7 @@ from hobot_llamacpp_py.ros.picture_source import (
 from hobot_llamacpp_py.ros.reporter import Reporter
 from hobot_llamacpp_py.ros.results import RELIABLE, Results
 from hobot_llamacpp_py.ros.settings import Settings
+from hobot_llamacpp_py.ros.timeline import steady_clock
 from hobot_llamacpp_py.ros.worker import Worker
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class LlamacppNode(Node):
         )
         self.create_service(Trigger, '~/cancel', self._on_cancel)
         self.create_service(Trigger, '~/reset', self._on_reset)
-        self.create_timer(PERIOD, self._publish_diagnostics)
+        self.create_timer(PERIOD, self._publish_diagnostics, clock=steady_clock())
         self.add_on_set_parameters_callback(self._on_set_parameters)
         if parameters.user_prompt and not parameters.continuous:
             self._inbox.put(parameters.user_prompt)

@@ -5,7 +5,14 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-__all__ = ['Interval', 'Stopwatch']
+from rclpy.clock import Clock, ClockType
+
+__all__ = ['Interval', 'Stopwatch', 'steady_clock']
+
+
+def steady_clock() -> Clock:
+    """Return a clock for timers that run on when ROS' time stands still or is set back."""
+    return Clock(clock_type=ClockType.STEADY_TIME)
 
 
 @dataclass(frozen=True)

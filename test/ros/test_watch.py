@@ -341,10 +341,10 @@ def test_set_while_it_runs(start: Start, rules: Path) -> None:
 def test_a_rule_of_another_kind(start: Start, rules: Path) -> None:
     """A rule that becomes one of another kind has another topic, without a trace of the old."""
     with start(watch_file=rules, **WATCHING) as robot:
-        watcher = Watcher(robot)
+        watcher = Watcher(robot, {})
         scene, bgr = draw_scene(13)
         watcher.see(bgr), watcher.see(np.clip(bgr.astype(int) + 2, 0, 255).astype(np.uint8))
-        robot.wait_for(lambda: watcher.values['shapes'], 'a state')
+        robot.wait_for(lambda: robot.status['watch shapes'] == '3', 'a state')
         kinds = 'question: Is there a shape?\n    hold: 1'
         text = RULES.replace('question: How many shapes are there?', kinds)
         rules.write_text(text.replace('    kind: integer\n    range: [0, 3]\n', ''), 'utf-8')
