@@ -1,5 +1,6 @@
 """Run the node: python -m hobot_llamacpp_py --ros-args -p NAME:=VALUE ..."""
 
+import gc
 import sys
 
 __all__ = ['main']
@@ -7,6 +8,7 @@ __all__ = ['main']
 
 def main() -> None:
     """Run the node; Ctrl-C ends it quietly also while it is being imported."""
+    gc.disable()  # what is imported stays: looking for garbage in it only takes time
     try:
         from hobot_llamacpp_py.ros.main import run
 

@@ -11,7 +11,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -207,6 +206,8 @@ def check(constraint: Constraint) -> None:
     Raises:
         ConstraintError: they cannot; says what it is about, and where.
     """
+    import subprocess  # which takes its time, and most nodes need none of it
+
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     try:
         trial = subprocess.run(

@@ -15,22 +15,17 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
 from hobot_llamacpp_py.errors import ParameterError
+from hobot_llamacpp_py.ros.events import SubscriptionEventCallbacks, UnsupportedEventTypeError
 from hobot_llamacpp_py.ros.frame import Frame
 from hobot_llamacpp_py.ros.timeline import steady_clock
 from hobot_llamacpp_py.vision.tensors import text_of
 
 __all__ = [
     'ImageSubscription',
-    'SubscriptionEventCallbacks',
     'image_sources',
     'shared_memory_sources',
     'steady_time',
 ]
-
-try:
-    from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
-except ImportError:  # Humble
-    from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
 
 log = logging.getLogger(__name__)
 

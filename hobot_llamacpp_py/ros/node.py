@@ -15,21 +15,11 @@ from hobot_llamacpp_py.engine.inbox import Inbox
 from hobot_llamacpp_py.errors import VlmError
 from hobot_llamacpp_py.files import find_file
 from hobot_llamacpp_py.ros.diagnostics import PERIOD, Diagnostics, timings
-from hobot_llamacpp_py.ros.images import (
-    ImageSubscription,
-    SubscriptionEventCallbacks,
-    image_sources,
-    shared_memory_sources,
-)
+from hobot_llamacpp_py.ros.events import SubscriptionEventCallbacks
 from hobot_llamacpp_py.ros.loading import loader
 from hobot_llamacpp_py.ros.log_forwarding import forward_logs
 from hobot_llamacpp_py.ros.parameters import explained
-from hobot_llamacpp_py.ros.picture_source import (
-    CameraFrames,
-    LocalPicture,
-    NoPicture,
-    PictureSource,
-)
+from hobot_llamacpp_py.ros.picture_source import LocalPicture, NoPicture, PictureSource
 from hobot_llamacpp_py.ros.reporter import Reporter
 from hobot_llamacpp_py.ros.results import RELIABLE, Results
 from hobot_llamacpp_py.ros.settings import Settings
@@ -146,6 +136,13 @@ class LlamacppNode(Node):
             return LocalPicture(files['image'], size if parameters.image_type == 1 else None)
         if parameters.feed_type == 2:
             return NoPicture()
+        from hobot_llamacpp_py.ros.camera_frames import CameraFrames
+        from hobot_llamacpp_py.ros.images import (
+            ImageSubscription,
+            image_sources,
+            shared_memory_sources,
+        )
+
         if parameters.is_shared_mem_sub:
             sources = shared_memory_sources(self)
         else:

@@ -1,13 +1,11 @@
-"""Where the picture comes from that a question is about: a file, a camera, or nowhere.
+"""Where the picture comes from that a question is about: a file, or nowhere; or a camera.
 
 `describe` and `newest` may be called from any thread, all else by the inference thread.
 """
 
 from __future__ import annotations
 
-import math
 import os
-import threading
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -15,16 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from hobot_llamacpp_py.engine import CancelToken, Vlm
-from hobot_llamacpp_py.engine.inbox import Inbox
 from hobot_llamacpp_py.errors import ImageError
-from hobot_llamacpp_py.ros.frame import Frame
-from hobot_llamacpp_py.ros.frames import Frames
-from hobot_llamacpp_py.ros.lookout import Lookout
-from hobot_llamacpp_py.ros.parameters import Parameters
 from hobot_llamacpp_py.ros.sight import Sight, see
 from hobot_llamacpp_py.vision.image_file import read_image, read_nv12
 
-__all__ = ['CameraFrames', 'LocalPicture', 'NoPicture', 'PictureSource']
+__all__ = ['LocalPicture', 'NoPicture', 'PictureSource']
 
 Bgr = npt.NDArray[np.uint8]
 
@@ -59,21 +52,6 @@ class PictureSource(Protocol):
 
     def describe(self, is_read: bool) -> Mapping[str, object]:
         """Return figures for the diagnostics, which somebody reads or not."""
-
-
-class Images(Protocol):
-    """A subscription to images, such as `ImageSubscription`."""
-
-    taken: int
-    published: int
-    lost: int
-
-    @property
-    def description(self) -> str:
-        """What is subscribed to, in words."""
-
-    def take(self) -> Frame | None:
-        """Return the newest image that has come since the last call, or None."""
 
 
 class NoPicture:
@@ -143,112 +121,3 @@ class LocalPicture:
             raise ImageError(f'{self._path} has changed since it was read')
         self._modified = modified
         return bgr
-
-
-class CameraFrames:
-    """The frames of an image topic: a question is about a prepared one, or the newest.
-
-    Args:
-        images: the subscription.
-        inbox: ends all waiting when it is closed.
-        parameters: gives the settings of the moment.
-    """
-
-    def __init__(self, images: Images, inbox: Inbox, parameters: Callable[[], Parameters]) -> None:
-        self._images, self._parameters = images, parameters
-        self._frames = Frames(images.take, lambda: str(images.description), inbox)
-        self._engine: Vlm | None = None
-        self._prepared: Sight | None = None
-        self._watched_from: Callable[[], float] | None = None
-        self._lookout: Lookout | None = None
-        self._lock = threading.Lock()  # of the lookout's beginning
-
-    def open(self, engine: Vlm) -> Sight | None:
-        self._engine = engine
-        parameters = self._parameters()
-        if parameters.continuous or parameters.prepares_ahead or self._watched_from:
-            self._look_out()
-        return None
-
-    def watch(self, wanted_from: Callable[[], float]) -> None:
-        """Have frames encoded for a watch. From any thread.
-
-        Args:
-            wanted_from: tells when the next one is wanted, on the steady clock; infinity: none is.
-        """
-        self._watched_from = wanted_from
-        self._look_out()
-
-    def _look_out(self) -> None:
-        """Have frames encoded as they are wanted, from now on or when there is an engine."""
-        with self._lock:
-            if self._engine and not self._lookout:
-                self._lookout = Lookout(self._engine, self._frames, self._wanted_from)
-                self._lookout.start()
-
-    def has_news(self) -> bool:
-        return self._frames.has_news()
-
-    def prepare(self, cancel: CancelToken) -> Sight | None:
-        self._prepared = self._newest(cancel)
-        return self._prepared
-
-    def seen(self) -> Sight | None:
-        parameters = self._parameters()
-        encoded = self._frames.take_encoded(parameters.max_image_age)
-        if encoded and parameters.prepares_ahead:
-            self._prepared = encoded
-        return encoded
-
-    def next(self, cancel: CancelToken, *, newest: bool) -> Sight | None:
-        max_age = self._parameters().max_image_age
-        prepared, self._prepared = self._prepared, None  # one preparation, one question
-        if prepared and prepared.is_fresh(max_age) and not self._frames.last_failed:
-            return prepared
-        encoded = self._frames.take_encoded(max_age, cancel, newest=newest)
-        return encoded or self._newest(cancel)
-
-    @property
-    def published(self) -> int:
-        """Frames that were published so far, looked at or not."""
-        return self._images.published
-
-    def received(self) -> float | None:
-        """Return when the newest frame was received, on the steady clock. From any thread."""
-        frame = self._frames.newest()
-        return None if frame is None else frame.received
-
-    def newest(self) -> tuple[object, Callable[[], Bgr]] | None:
-        frame = self._frames.newest()
-        return None if frame is None else (frame.received, frame.bgr)
-
-    def describe(self, is_read: bool) -> Mapping[str, object]:
-        images, frames = self._images, self._frames
-        if is_read:  # else nobody wants to know whether frames come
-            frames.look()
-        return {
-            'images': images.description,
-            'frames received': images.taken,
-            'frames dropped': images.taken - frames.used - frames.unused,
-            'frames lost': images.lost,
-        }
-
-    def _newest(self, cancel: CancelToken) -> Sight:
-        engine, parameters = self._engine, self._parameters()
-        assert engine is not None
-        frame = self._frames.wait_for_newest(
-            parameters.image_timeout, parameters.max_image_age, cancel
-        )
-        return see(frame, frame.bgr, engine.picture)
-
-    def _wanted_from(self, begun: float, is_taken: bool) -> float:
-        parameters = self._parameters()
-        watched_from = self._watched_from() if self._watched_from else math.inf
-        later, times = begun + parameters.pre_infer_period, [math.inf]
-        if parameters.asks_again or parameters.prepares_ahead:
-            times.append(later)
-        if parameters.asks_again and is_taken:
-            times.append(0.0)
-        # One that waits to be judged is replaced by a fresher one.
-        times.append(watched_from if is_taken else max(watched_from, later))
-        return min(times)

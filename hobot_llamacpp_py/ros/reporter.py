@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import time
 from collections.abc import Callable
 
@@ -49,6 +50,8 @@ class Reporter:
 
     def on_ready(self) -> None:
         """Note that the models are loaded."""
+        gc.freeze()  # what is there by now stays, and needs no looking at
+        gc.enable()
         seconds = time.monotonic() - self._started
         topic = self._node.resolve_topic_name(self._parameters().ros_string_sub_topic_name)
         self._logger.info(f'ready after {seconds:.1f} s; questions come from {topic}')

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from std_msgs.msg import Header
 
 from hobot_llamacpp_py.engine import Picture, Stats
-from hobot_llamacpp_py.ros.frame import Frame
 from hobot_llamacpp_py.ros.timeline import Interval, Stopwatch
+
+if TYPE_CHECKING:
+    from hobot_llamacpp_py.ros.frame import Frame
 
 __all__ = ['Sight', 'header_of', 'see', 'steps']
 

@@ -17,8 +17,9 @@ from std_srvs.srv import SetBool
 from hobot_llamacpp_py.engine import CancelToken, ChatConfig, Vlm
 from hobot_llamacpp_py.errors import CancelledError
 from hobot_llamacpp_py.health.footprint import CPU_ENCODERS
+from hobot_llamacpp_py.ros.camera_frames import CameraFrames
 from hobot_llamacpp_py.ros.parameters import Parameters, explained
-from hobot_llamacpp_py.ros.picture_source import CameraFrames, PictureSource
+from hobot_llamacpp_py.ros.picture_source import PictureSource
 from hobot_llamacpp_py.ros.results import Results
 from hobot_llamacpp_py.ros.sight import Sight
 from hobot_llamacpp_py.ros.watch_results import WatchResults

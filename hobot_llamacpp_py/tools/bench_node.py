@@ -24,9 +24,9 @@ from hobot_llamacpp_py.engine.decoder import Decoder
 from hobot_llamacpp_py.engine.inbox import Inbox
 from hobot_llamacpp_py.errors import VlmError
 from hobot_llamacpp_py.folders import share_directory
+from hobot_llamacpp_py.ros.camera_frames import CameraFrames
 from hobot_llamacpp_py.ros.frame import Frame
 from hobot_llamacpp_py.ros.parameters import Parameters, explained
-from hobot_llamacpp_py.ros.picture_source import CameraFrames
 from hobot_llamacpp_py.ros.sight import Sight
 from hobot_llamacpp_py.ros.timeline import Interval
 from hobot_llamacpp_py.ros.worker import Worker

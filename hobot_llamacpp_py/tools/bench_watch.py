@@ -21,8 +21,8 @@ from hobot_llamacpp_py.config import ChatConfig, DecoderConfig
 from hobot_llamacpp_py.engine import Chat, Engine, Inquiry, Picture, Request, Turn
 from hobot_llamacpp_py.engine.inbox import Inbox
 from hobot_llamacpp_py.errors import VlmError
+from hobot_llamacpp_py.ros.camera_frames import CameraFrames
 from hobot_llamacpp_py.ros.parameters import Parameters
-from hobot_llamacpp_py.ros.picture_source import CameraFrames
 from hobot_llamacpp_py.ros.worker import Worker
 from hobot_llamacpp_py.tools.arguments import EXIT_STATUS, ArgumentParser, count, find_decoder
 from hobot_llamacpp_py.tools.bars import Bar, print_verdicts

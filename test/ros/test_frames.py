@@ -18,10 +18,10 @@ from image_messages import image_message
 from hobot_llamacpp_py.config import ChatConfig, DecoderConfig
 from hobot_llamacpp_py.engine import Answer, CancelToken, Engine
 from hobot_llamacpp_py.engine.inbox import Inbox
+from hobot_llamacpp_py.ros.camera_frames import CameraFrames
 from hobot_llamacpp_py.ros.frame import Frame
 from hobot_llamacpp_py.ros.frames import Frames
 from hobot_llamacpp_py.ros.parameters import Parameters, explained
-from hobot_llamacpp_py.ros.picture_source import CameraFrames
 from hobot_llamacpp_py.ros.sight import Sight
 from hobot_llamacpp_py.ros.timeline import Interval
 from hobot_llamacpp_py.ros.worker import Worker
