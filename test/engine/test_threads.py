@@ -13,7 +13,7 @@ import pytest
 from nano import MODELS, ROOT, answer, draw_scene, request_of
 
 from hobot_llamacpp_py.config import DecoderConfig, SamplingConfig
-from hobot_llamacpp_py.engine import Engine, Turn, threads
+from hobot_llamacpp_py.engine import Engine, Turn, governed, threads
 from hobot_llamacpp_py.engine import decoder as decoder_module
 from hobot_llamacpp_py.engine.decoder import Decoder
 from hobot_llamacpp_py.engine.threads import ThreadGovernor, ThreadTimes, usable_cores
@@ -158,7 +158,7 @@ def test_encoder_and_decoder_share(monkeypatch: pytest.MonkeyPatch) -> None:
     """An encoder on the CPU gets half while the decoder works, all cores when it rests."""
     monkeypatch.setattr(threads, 'usable_cores', lambda: 8)
     monkeypatch.setattr(decoder_module, 'usable_cores', lambda: 8)
-    monkeypatch.setattr(decoder_module, 'waiting_threads', lambda: 1)
+    monkeypatch.setattr(governed, 'waiting_threads', lambda: 1)
     with Decoder(MODELS['internvl'][1], DecoderConfig(n_ctx=256)) as decoder:
         share = decoder.encoder_threads
         assert share is not None
