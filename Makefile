@@ -1,7 +1,7 @@
 # What a developer or a visitor needs; the robot's build is colcon's.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo bench check test test-web test-board test-aarch64 board-wheel format lint clean
+.PHONY: help demo bench check soak test test-web test-board test-aarch64 board-wheel format lint clean
 
 # A sourced ROS must not mix with the one in .venv.
 VENV := . scripts/without_ros.sh && .venv/bin/python
@@ -13,6 +13,7 @@ help:
 	@echo '                   ARGS="--sweep" only finds the best number of threads, ARGS="--help": more'
 	@echo 'make check         style, types and the tests that need no ROS, in a minute'
 	@echo 'make test          run the tests (ARGS="-k name" chooses)'
+	@echo 'make soak          use real nodes at random, with faults (ARGS="--hours 8", "--seed 1")'
 	@echo 'make board-wheel   compile llama.cpp for the boards: a wheel in dist/, which pip installs there'
 	@echo 'make test-web      run the tests of the HTTP server and its page (installs Chromium)'
 	@echo 'make test-board    run the tests of the BPU encoders on an emulated X5 and S100 (installs qemu)'
@@ -43,6 +44,10 @@ bench:
 	  $(VENV) -m hobot_llamacpp_py.tools.bench_threads || status=$$?; \
 	  printf '\nA timer of 10 ms while an encoder holds its own GIL for 2.4 s:\n'; \
 	  . scripts/without_ros.sh; PYTHONPATH=. .venv/bin/python test/timer_delay.py && exit $$status
+
+soak:
+	@scripts/bootstrap.sh test web plot interfaces
+	@$(subst .venv/bin/python,PYTHONPATH=.:test .venv/bin/python,$(VENV)) test/soak.py $(ARGS)
 
 test:
 	@scripts/bootstrap.sh bench chat models overlay plot test web web_test interfaces

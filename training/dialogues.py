@@ -133,11 +133,13 @@ def image_dialogue(
     scenes: Sequence[tuple[int, world.Scene]],
     turns: int,
     closed: float = 0.0,
+    numbers: float = 0.24,
 ) -> list[Exchange]:
     """Draw a conversation about pictures (index and scene), shown one after the other.
 
     Args:
         closed: share of the questions that are closed ones, as rules ask them.
+        numbers: share of these that ask for a number.
     """
     language, exchanges = _language(rng), []
     if rng.random() < 0.08:
@@ -149,7 +151,7 @@ def image_dialogue(
                 continue
             shown = None if turn else index
             if closed and rng.random() < closed:
-                asked = random_closed(rng, language, scene)
+                asked = random_closed(rng, language, scene, numbers=numbers)
                 # Some ask yes or no without saying so.
                 is_bare = asked.type == 'yes_no' and rng.random() < 0.25
                 text, answer, type_ = asked.prompt, asked.answer, asked.type

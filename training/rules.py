@@ -55,10 +55,20 @@ class Closed:
 
 
 def random_closed(
-    rng: np.random.Generator, language: str, scene: Scene, type_: str | None = None
+    rng: np.random.Generator,
+    language: str,
+    scene: Scene,
+    type_: str | None = None,
+    numbers: float = 0.24,
 ) -> Closed:
-    """Draw a closed question about a scene; of yes and no either is right as often."""
-    type_ = type_ or str(rng.choice(CLOSED_KINDS, p=(0.38, 0.38, 0.24)))
+    """Draw a closed question about a scene; of yes and no either is right as often.
+
+    Args:
+        type_: one of `CLOSED_KINDS`; None: any.
+        numbers: share of those that ask for a number.
+    """
+    others = (1 - numbers) / 2
+    type_ = type_ or str(rng.choice(CLOSED_KINDS, p=(others, others, numbers)))
     return {'yes_no': _yes_no, 'choice': _choice, 'integer': _integer}[type_](rng, language, scene)
 
 

@@ -46,6 +46,7 @@ class Recipe:
     guide_weight: float = 0.2
     text_share: float = 0.1
     closed_share: float = 0.6  # of the dialogues about a picture
+    numbers: float = 0.24  # share of the closed questions
     seed: int = 2
 
     def rate_at(self, step: int) -> float:
@@ -105,7 +106,8 @@ def draw_batch(step: int, recipe: Recipe, tokenizer: Tokenizer, pictures: Pictur
         scenes = [(index, pictures.scene(index)) for index in indices]
         closed = 0.85 if rng.random() < recipe.closed_share else 0.0
         turns = int(rng.integers(5, 9)) if long else 2 if second else 5 if closed else 3
-        dialogues.append((system, image_dialogue(rng, scenes, turns, closed)))
+        exchanges = image_dialogue(rng, scenes, turns, closed, recipe.numbers)
+        dialogues.append((system, exchanges))
     return collate(dialogues, tokenizer, pictures, guides_questions=True)
 
 
@@ -236,9 +238,12 @@ def main() -> None:
     parser.add_argument(
         '--rate', type=float, default=Recipe.rate, help='the largest learning rate'
     )
+    parser.add_argument(
+        '--numbers', type=float, default=Recipe.numbers, help='share of questions for a number'
+    )
     args = parser.parse_args()
     command.start(args)
-    recipe = Recipe(steps=args.steps, rate=args.rate, seed=args.seed)
+    recipe = Recipe(args.steps, rate=args.rate, seed=args.seed, numbers=args.numbers)
     begun = time.monotonic()
     pictures = load_pictures(args.cache, args.pictures, Recipe.seed, args.threads, _EMPTY)
     model = teach(args.model, recipe, args.cache, pictures, args.out)
