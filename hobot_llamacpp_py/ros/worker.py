@@ -218,11 +218,14 @@ class Worker(threading.Thread):
 
     def _attend(self, prepares: bool) -> None:
         """See what the lookout has seen: ask the standing questions, prepare for others."""
-        sight = self._unwatched.popleft() if self._unwatched else self._source.seen()
-        if sight and not sight.is_fresh(self._settings.current.max_image_age):
+        watch = self.watch if self.watch and self.watch.is_on else None
+        may_look = watch is not None and watch.look_from() <= time.monotonic()
+        if watch is None:
+            self._unwatched.clear()
+        sight = self._unwatched.popleft() if may_look and self._unwatched else self._source.seen()
+        if sight is None or not sight.is_fresh(self._settings.current.max_image_age):
             return
-        watch = self.watch
-        if sight and watch and watch.is_on and watch.look_from() <= time.monotonic():
+        if watch and may_look:
             self.state = 'watching'
             with self._inbox.interruptible() as cancel:
                 assert self._chat is not None
@@ -230,7 +233,7 @@ class Worker(threading.Thread):
                 if not watch.look(self._chat.engine, sight, config, cancel):
                     self._unwatched.appendleft(sight)
                     return
-        if sight and prepares:
+        if prepares:
             self._prepare_for_question(lambda cancel: sight)
 
     def _take(self, prompt: str, *, newest: bool) -> None:
