@@ -241,9 +241,18 @@ def main() -> None:
     parser.add_argument(
         '--numbers', type=float, default=Recipe.numbers, help='share of questions for a number'
     )
+    parser.add_argument(
+        '--closed', type=float, default=Recipe.closed_share, help='share of dialogues with them'
+    )
     args = parser.parse_args()
     command.start(args)
-    recipe = Recipe(args.steps, rate=args.rate, seed=args.seed, numbers=args.numbers)
+    recipe = Recipe(
+        args.steps,
+        rate=args.rate,
+        closed_share=args.closed,
+        numbers=args.numbers,
+        seed=args.seed,
+    )
     begun = time.monotonic()
     pictures = load_pictures(args.cache, args.pictures, Recipe.seed, args.threads, _EMPTY)
     model = teach(args.model, recipe, args.cache, pictures, args.out)

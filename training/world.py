@@ -1,7 +1,7 @@
 """The picture world of the nano models: scenes, how they are drawn, what is asked and answered.
 
-A scene holds one to three shapes, or none. No two have the same kind, no two the same place; places are
-relative to the picture. This module needs numpy and OpenCV only.
+A scene holds one to three shapes, or none. No two have the same kind, no two the same place;
+places are relative to the picture. This module needs numpy and OpenCV only.
 """
 
 from __future__ import annotations
