@@ -1,4 +1,4 @@
-"""Average the weights of decoders: `python -m training.average --model internvl --out config FILES`.
+"""Average decoders: `python -m training.average --model internvl --out config FILES`.
 
 Of several ends of one training the mean knows scenes that it never saw better than each of them.
 """
