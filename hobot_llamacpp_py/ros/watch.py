@@ -71,6 +71,8 @@ class Watch:
         self._begun = time.monotonic()
         self.state = WATCHING
         """What the watch does; `no images` until there are some again."""
+        self.is_held = False
+        """A person is being answered: no frame is encoded for the rules meanwhile."""
         self.judged = 0
         """Frames that were asked about."""
         self.looked = 0
@@ -130,7 +132,7 @@ class Watch:
 
     def wanted_from(self) -> float:
         """Return when to encode the next frame, on the steady clock; infinity: not at all."""
-        if not self.is_on:
+        if not self.is_on or self.is_held:
             return math.inf
         parameters = self._parameters()
         begin = self._pace.encode_from(parameters.watch_period, parameters.watch_max_load)

@@ -185,17 +185,30 @@ class Worker(threading.Thread):
             item = self._inbox.take()
             if item is None:  # withdrawn
                 return
-            if not isinstance(item, str):
-                self._run(item)
-            elif parameters.is_wake_word(item):
-                log.info('preparing, for the wake word %s', item)
-                self._prepare_for_question(self._source.prepare)
-            else:
-                self._take(item, newest=not parameters.prepares_ahead)
+            with self._people_first():
+                if not isinstance(item, str):
+                    self._run(item)
+                elif parameters.is_wake_word(item):
+                    log.info('preparing, for the wake word %s', item)
+                    self._prepare_for_question(self._source.prepare)
+                else:
+                    self._take(item, newest=not parameters.prepares_ahead)
         elif parameters.asks_again:
             self._take(parameters.user_prompt, newest=False)
         else:
             self._attend(parameters.prepares_ahead)
+
+    @contextmanager
+    def _people_first(self) -> Iterator[None]:
+        """Keep the encoder free of what nobody waits for."""
+        if watch := self.watch:
+            watch.is_held = True
+        try:
+            yield
+        finally:
+            if watch:
+                watch.is_held = False
+                self._inbox.notify()
 
     def _prepare(self, sight: Sight | None, cancel: CancelToken | None = None) -> None:
         assert self._chat is not None
