@@ -218,6 +218,7 @@ def test_new_picture_keeps_what_stands_before_it(engines: tuple[Engine, Engine])
 def test_prepared_question_decodes_only_itself(engines: tuple[Engine, Engine]) -> None:
     """With the picture prepared, only the question and what follows it are decoded."""
     engine = engines[0]
+    engine.reset()
     chat = Chat(engine, ChatConfig(history_turns=0, max_tokens=8, sampling=GREEDY))
     for index in (1, 2):
         picture = engine.picture(PICTURES[index])
