@@ -99,7 +99,7 @@ class Chat:
         """Ask a question, about a new picture if one is given, and return the whole answer."""
         picture = None if bgr is None else self._engine.picture(bgr)
         turns = (*self._turns, Turn(question, picture))
-        config = ChatConfig(self._system, max_tokens=64, sampling=_GREEDY)
+        config = ChatConfig(self._system, max_tokens=64, sampling=_GREEDY, speculative=False)
         answer = self._engine.generate(Request(turns, config))
         text = ''.join(answer)
         self._turns = (*turns[:-1], Turn(question, picture, tuple(answer.tokens)))
