@@ -48,7 +48,7 @@ class CameraFrames:
     """
 
     def __init__(self, images: Images, inbox: Inbox, parameters: Callable[[], Parameters]) -> None:
-        self._images, self._parameters = images, parameters
+        self._images, self._inbox, self._parameters = images, inbox, parameters
         self._frames = Frames(images.take, lambda: str(images.description), inbox)
         self._engine: Vlm | None = None
         self._prepared: Sight | None = None
@@ -136,7 +136,9 @@ class CameraFrames:
 
     def _wanted_from(self, begun: float, is_taken: bool) -> float:
         parameters = self._parameters()
-        watched_from = self._watched_from() if self._watched_from else math.inf
+        # A person who waits gets the encoder first.
+        is_watched = self._watched_from is not None and not len(self._inbox)
+        watched_from = self._watched_from() if is_watched and self._watched_from else math.inf
         later, times = begun + parameters.pre_infer_period, [math.inf]
         if parameters.asks_again or parameters.prepares_ahead:
             times.append(later)
