@@ -133,19 +133,27 @@ def _kind(rng: np.random.Generator, language: str, scene: Scene, wanted: bool) -
     return text, wanted, scene.find(kind)
 
 
+def _kind_and(
+    rng: np.random.Generator, quality: str, values: tuple[str, ...], scene: Scene, wanted: bool
+) -> tuple[str, str] | None:
+    """Draw a kind and a quality, those of a shape if wanted; else mostly one of them is there."""
+    shape = scene.shapes[int(rng.integers(len(scene.shapes)))] if scene.shapes else None
+    if wanted:
+        return None if shape is None else (shape.kind, getattr(shape, quality))
+    kind, value = _pick(rng, KINDS), _pick(rng, values)
+    if shape is not None and rng.random() < 0.8:
+        return (shape.kind, value) if rng.random() < 0.5 else (kind, getattr(shape, quality))
+    return kind, value
+
+
 def _colored(
     rng: np.random.Generator, language: str, scene: Scene, wanted: bool
 ) -> Statement | None:
     """Ask for a colour of a kind: mostly with a kind or a colour that is there."""
-    shape = scene.shapes[int(rng.integers(len(scene.shapes)))] if scene.shapes else None
-    if wanted:
-        if shape is None:
-            return None
-        kind, color = shape.kind, shape.color
-    else:
-        kind, color = _pick(rng, KINDS), _pick(rng, COLORS)
-        if shape is not None and rng.random() < 0.8:
-            kind, color = (shape.kind, color) if rng.random() < 0.5 else (kind, shape.color)
+    drawn = _kind_and(rng, 'color', COLORS, scene, wanted)
+    if drawn is None:
+        return None
+    kind, color = drawn
     is_so = any(s.kind == kind and s.color == color for s in scene.shapes)
     about, tint = scene.find(kind), world.COLOR_WORDS[language][color]
     noun = _words(language, kind)
@@ -162,15 +170,10 @@ def _placed(
     rng: np.random.Generator, language: str, scene: Scene, wanted: bool
 ) -> Statement | None:
     """Ask for a kind at a place, or for anything there."""
-    shape = scene.shapes[int(rng.integers(len(scene.shapes)))] if scene.shapes else None
-    if wanted:
-        if shape is None:
-            return None
-        kind, place = shape.kind, shape.place
-    else:
-        kind, place = _pick(rng, KINDS), _pick(rng, PLACES)
-        if shape is not None and rng.random() < 0.8:
-            kind, place = (shape.kind, place) if rng.random() < 0.5 else (kind, shape.place)
+    drawn = _kind_and(rng, 'place', PLACES, scene, wanted)
+    if drawn is None:
+        return None
+    kind, place = drawn
     at = world.PLACE_WORDS[language][place]
     there = next((s for s in scene.shapes if s.place == place), None)
     if rng.random() < 0.4:

@@ -8,9 +8,7 @@ forgets none of that. An interrupted run goes on from its last checkpoint.
 from __future__ import annotations
 
 import hashlib
-import math
 import time
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,42 +18,36 @@ import onnxruntime as ort
 import torch
 from torch import Tensor
 
-from training import command, world
+from training import command
 from training.dialogues import Batch, collate, image_dialogue, random_system, text_dialogue
 from training.export import export_decoder, load_decoder
 from training.model import DecoderConfig, NanoVLM
-from training.pictures import Pictures, encode_scene, load_pictures, pad_rgb, shape_cells
+from training.pictures import Pictures, load_pictures
 from training.tokenizer import Tokenizer
-from training.train import PixelValues, answer_hits, forward
+from training.train import (
+    HeldOut,
+    Optimization,
+    PixelValues,
+    answer_hits,
+    forward,
+    print_shares,
+    validate,
+)
 
 VALIDATION_SEED = 79
 _EMPTY = 0.08  # share of pictures without a shape, which the first training did not have
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Optimization):
     """The training's numbers."""
 
     steps: int = 2600
-    batch: int = 32
     rate: float = 1.2e-3
-    warmup: int = 100
-    last_rate: float = 0.02
-    decay: float = 0.05
-    clip: float = 1.0
-    guide_weight: float = 0.2
     text_share: float = 0.1
     closed_share: float = 0.6  # of the dialogues about a picture
     numbers: float = 0.24  # share of the closed questions
     seed: int = 2
-
-    def rate_at(self, step: int) -> float:
-        """Return the learning rate: linear warm-up, then a cosine to a fiftieth."""
-        if step < self.warmup:
-            return self.rate * (step + 1) / self.warmup
-        way = (step - self.warmup) / max(1, self.steps - self.warmup)
-        share = self.last_rate + (1 - self.last_rate) * 0.5 * (1 + math.cos(math.pi * way))
-        return self.rate * share
 
 
 class Embedded:
@@ -111,48 +103,6 @@ def draw_batch(step: int, recipe: Recipe, tokenizer: Tokenizer, pictures: Pictur
     return collate(dialogues, tokenizer, pictures, guides_questions=True)
 
 
-class HeldOut:
-    """Pictures of scenes that training never sees; looks like `Pictures`."""
-
-    def __init__(self, count: int, seed: int) -> None:
-        rng = np.random.default_rng(seed)
-        drawn = []
-        while len(drawn) < count:
-            scene = world.random_scene(rng, _EMPTY / 10)
-            if scene.held_out or not scene.shapes:
-                drawn.append(world.draw(scene, rng))
-        self.scenes = [picture.scene for picture in drawn]
-        self.rgb = np.stack([pad_rgb(picture.bgr) for picture in drawn])
-        self.codes = np.stack([encode_scene(picture.scene) for picture in drawn])
-        self.cells = np.stack([shape_cells(picture) for picture in drawn])
-
-    def scene(self, index: int) -> world.Scene:
-        """Return the scene of one picture."""
-        return self.scenes[index]
-
-
-@torch.no_grad()
-def validate(
-    model: NanoVLM, tokenizer: Tokenizer, held_out: HeldOut, embedded: Embedded
-) -> dict[str, float]:
-    """Return the share of exactly right answers (each token predicted) by question type."""
-    model.eval()
-    hits: dict[str, list[bool]] = defaultdict(list)
-    rng = np.random.default_rng(VALIDATION_SEED)
-    for start in range(0, len(held_out.scenes), 64):
-        dialogues = [
-            (random_system(rng), image_dialogue(rng, [(i, held_out.scenes[i])], 3, 0.7))
-            for i in range(start, min(start + 64, len(held_out.scenes)))
-        ]
-        dialogues += [(random_system(rng), text_dialogue(rng, 3)) for _ in range(8)]
-        batch = collate(dialogues, tokenizer, held_out)
-        _, right, _ = forward(model, batch, embedded[batch.images])
-        for type_, hit in answer_hits(batch, right):
-            hits[type_].append(hit)
-    model.train()
-    return {type_: float(np.mean(values)) for type_, values in sorted(hits.items())}
-
-
 def teach(family: str, recipe: Recipe, cache: Path, pictures: Pictures, out: Path) -> NanoVLM:
     """Train the decoder of `out`, from the last checkpoint if there is one."""
     tokenizer = Tokenizer(family)
@@ -160,19 +110,9 @@ def teach(family: str, recipe: Recipe, cache: Path, pictures: Pictures, out: Pat
     model = NanoVLM(DecoderConfig(len(tokenizer), attention_bias=family == 'internvl'))
     decoder = model.decoder
     load_decoder(decoder, tokenizer, gguf.GGUFReader(out / f'nano_{family}.gguf'))
-    matrices = [p for p in decoder.parameters() if p.ndim >= 2]
-    vectors = [p for p in decoder.parameters() if p.ndim < 2]
-    optimizer = torch.optim.AdamW(
-        [
-            {'params': matrices, 'weight_decay': recipe.decay},
-            {'params': vectors, 'weight_decay': 0.0},
-        ],
-        lr=recipe.rate,
-        betas=(0.9, 0.98),
-        fused=True,
-    )
+    optimizer = recipe.optimizer(decoder)
     encoder, threads = out / f'nano_{family}_vit.onnx', torch.get_num_threads()
-    held_out = HeldOut(256, VALIDATION_SEED)
+    held_out = HeldOut(256, VALIDATION_SEED, _EMPTY / 10)
     unseen = Embedded(encoder, family, held_out.rgb, threads)
     key = hashlib.sha256(encoder.read_bytes()).hexdigest()[:12]
     kept = cache / f'embeds-{len(pictures)}-{key}.npy'
@@ -221,12 +161,10 @@ def teach(family: str, recipe: Recipe, cache: Path, pictures: Pictures, out: Pat
             }
             torch.save(state, temporary := checkpoint.with_suffix('.part'))
             temporary.replace(checkpoint)
-            shares = validate(model, tokenizer, held_out, unseen)
-            print(
-                '  unseen scenes: '
-                + '  '.join(f'{type_} {share:.1%}' for type_, share in shares.items()),
-                flush=True,
+            shares = validate(
+                model, tokenizer, held_out, unseen.__getitem__, VALIDATION_SEED, closed=0.7
             )
+            print_shares(shares)
     return model.eval()
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import Tensor
+from torch import Tensor, nn
 
 from training import command, world
 from training.dialogues import (
@@ -36,20 +36,17 @@ VALIDATION_SEED = 77
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """The training's numbers."""
+class Optimization:
+    """How parameters are trained, whichever and from what."""
 
-    steps: int = 3000
+    steps: int
+    rate: float
     batch: int = 32
-    rate: float = 2e-3
     warmup: int = 100
     last_rate: float = 0.02
     decay: float = 0.05
     clip: float = 1.0
     guide_weight: float = 0.2
-    cell_weights: tuple[float, float] = (0.5, 0.1)
-    text_share: float = 0.12
-    seed: int = 1
 
     def rate_at(self, step: int) -> float:
         """Return the learning rate: linear warm-up, then a cosine to a fiftieth."""
@@ -58,6 +55,31 @@ class Recipe:
         way = (step - self.warmup) / max(1, self.steps - self.warmup)
         share = self.last_rate + (1 - self.last_rate) * 0.5 * (1 + math.cos(math.pi * way))
         return self.rate * share
+
+    def optimizer(self, model: nn.Module) -> torch.optim.AdamW:
+        """Return an AdamW in which only matrices decay."""
+        matrices = [p for p in model.parameters() if p.ndim >= 2]
+        vectors = [p for p in model.parameters() if p.ndim < 2]
+        return torch.optim.AdamW(
+            [
+                {'params': matrices, 'weight_decay': self.decay},
+                {'params': vectors, 'weight_decay': 0.0},
+            ],
+            lr=self.rate,
+            betas=(0.9, 0.98),
+            fused=True,
+        )
+
+
+@dataclass(frozen=True)
+class Recipe(Optimization):
+    """The training's numbers."""
+
+    steps: int = 3000
+    rate: float = 2e-3
+    cell_weights: tuple[float, float] = (0.5, 0.1)
+    text_share: float = 0.12
+    seed: int = 1
 
 
 class PixelValues:
@@ -170,14 +192,18 @@ def forward(
 
 
 class HeldOut:
-    """Pictures of scenes that training never sees, drawn anew; looks like `Pictures`."""
+    """Pictures of scenes that training never sees, drawn anew; looks like `Pictures`.
 
-    def __init__(self, count: int, seed: int) -> None:
+    Args:
+        empty: share of drawn scenes without a shape, all of which are taken.
+    """
+
+    def __init__(self, count: int, seed: int, empty: float = 0.0) -> None:
         rng = np.random.default_rng(seed)
         drawn = []
         while len(drawn) < count:
-            scene = world.random_scene(rng)
-            if scene.held_out:
+            scene = world.random_scene(rng, empty)
+            if scene.held_out or not scene.shapes:
                 drawn.append(world.draw(scene, rng))
         self.scenes = [picture.scene for picture in drawn]
         self.rgb = np.stack([pad_rgb(picture.bgr) for picture in drawn])
@@ -194,24 +220,37 @@ def validate(
     model: NanoVLM,
     tokenizer: Tokenizer,
     held_out: HeldOut,
-    to_pixels: PixelValues,
+    embed: Callable[[list[int]], Tensor],
+    seed: int,
+    closed: float = 0.0,
 ) -> dict[str, float]:
-    """Return the share of exactly right answers (each token predicted) by question type."""
+    """Return the share of exactly right answers (each token predicted) by question type.
+
+    Args:
+        embed: returns the embeddings of some of the pictures.
+        closed: share of closed questions.
+    """
     model.eval()
     hits: dict[str, list[bool]] = defaultdict(list)
-    rng = np.random.default_rng(VALIDATION_SEED)
+    rng = np.random.default_rng(seed)
     for start in range(0, len(held_out.scenes), 64):
         dialogues = [
-            (random_system(rng), image_dialogue(rng, [(i, held_out.scenes[i])], 3))
+            (random_system(rng), image_dialogue(rng, [(i, held_out.scenes[i])], 3, closed))
             for i in range(start, min(start + 64, len(held_out.scenes)))
         ]
         dialogues += [(random_system(rng), text_dialogue(rng, 3)) for _ in range(8)]
         batch = collate(dialogues, tokenizer, held_out)
-        _, right, _ = forward(model, batch, model.encoder(to_pixels(held_out.rgb[batch.images])))
+        _, right, _ = forward(model, batch, embed(batch.images))
         for type_, hit in answer_hits(batch, right):
             hits[type_].append(hit)
     model.train()
     return {type_: float(np.mean(values)) for type_, values in sorted(hits.items())}
+
+
+def print_shares(shares: dict[str, float]) -> None:
+    """Print what `validate` returns."""
+    text = '  '.join(f'{type_} {share:.1%}' for type_, share in shares.items())
+    print(f'  unseen scenes: {text}', flush=True)
 
 
 def train(family: str, recipe: Recipe, cache: Path, pictures: Pictures) -> NanoVLM:
@@ -220,17 +259,7 @@ def train(family: str, recipe: Recipe, cache: Path, pictures: Pictures) -> NanoV
     torch.manual_seed(recipe.seed)
     model = NanoVLM(DecoderConfig(len(tokenizer), attention_bias=family == 'internvl'))
     model.encoder.to(memory_format=torch.channels_last)
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
-    optimizer = torch.optim.AdamW(
-        [
-            {'params': matrices, 'weight_decay': recipe.decay},
-            {'params': vectors, 'weight_decay': 0.0},
-        ],
-        lr=recipe.rate,
-        betas=(0.9, 0.98),
-        fused=True,
-    )
+    optimizer = recipe.optimizer(model)
     to_pixels, cell_loss = PixelValues(family), CellLoss(tokenizer)
     held_out = HeldOut(192, VALIDATION_SEED)
 
@@ -242,6 +271,9 @@ def train(family: str, recipe: Recipe, cache: Path, pictures: Pictures) -> NanoV
             optimizer.load_state_dict(state['optimizer'])
             first = state['step']
             print(f'going on from step {first}', flush=True)
+
+    def embed_unseen(images: list[int]) -> Tensor:
+        return model.encoder(to_pixels(held_out.rgb[images]))
 
     def save(step: int) -> None:
         temporary = checkpoint.with_suffix('.part')
@@ -299,12 +331,7 @@ def train(family: str, recipe: Recipe, cache: Path, pictures: Pictures) -> NanoV
         if done % 200 == 0:
             save(done)
         if done % 400 == 0 or done == recipe.steps:
-            shares = validate(model, tokenizer, held_out, to_pixels)
-            print(
-                '  unseen scenes: '
-                + '  '.join(f'{type_} {share:.1%}' for type_, share in shares.items()),
-                flush=True,
-            )
+            print_shares(validate(model, tokenizer, held_out, embed_unseen, VALIDATION_SEED))
     save(recipe.steps)
     return model.eval()
 

@@ -201,11 +201,11 @@ class Decoder:
         """Return the logits [n_vocab] of a row of the last batch, in llama.cpp's own memory."""
         return logits_of(self.context, self.vocabulary.n_tokens, row)
 
-    def copy(self, source: int, target: int, n_positions: int = -1) -> None:
+    def copy(self, source: int, target: int, n_positions: int) -> None:
         """Let a sequence hold what another one does, and nothing else; no numbers are copied.
 
         Args:
-            n_positions: how many of the first positions; -1: all, which any memory can do.
+            n_positions: how many of the first positions.
         """
         llama_cpp.llama_memory_seq_rm(self._memory, target, -1, -1)
         llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, n_positions)

@@ -21,9 +21,7 @@ from hobot_llamacpp_py.config import ChatConfig, DecoderConfig, EncoderConfig, V
 from hobot_llamacpp_py.engine.cancel import CancelToken
 from hobot_llamacpp_py.engine.constraint_compiler import ConstraintCompiler
 from hobot_llamacpp_py.engine.decoder import Decoder
-from hobot_llamacpp_py.engine.kv_cache import (
-    KvCache,
-)
+from hobot_llamacpp_py.engine.kv_cache import KvCache
 from hobot_llamacpp_py.engine.matcher import Matcher
 from hobot_llamacpp_py.engine.pieces import Pieces
 from hobot_llamacpp_py.engine.prefill import Prefill

@@ -34,8 +34,6 @@ MOST_BRANCHES = 16  # questions that are decoded together
 _SEQUENCES = range(2, 2 + MOST_BRANCHES)
 _ROOM = 512  # positions that they take together, if none of them takes more
 _KEPT = 256  # questions whose tokens are remembered
-
-
 _BLANK = Picture('', np.zeros((1, 1, 3), np.uint8))
 
 
@@ -128,7 +126,7 @@ class Judge:
     def _ask(
         self, picture: Picture, prepared: Sequence[_Prepared], cancel: CancelToken
     ) -> Iterator[Verdict]:
-        prompts = [self._about(picture, entry.elements) for entry in prepared]
+        prompts = [_about(picture, entry.elements) for entry in prepared]
         trunk = _shared(prompts)
         vocabulary = self._decoder.vocabulary
         branches = [
@@ -168,8 +166,8 @@ class Judge:
         held = self.trunk
         held.borrow(self._conversation, trunk, last_again=False)
         held.trim(held.match(trunk, last_again=False))
-        images = {e.key: self._encode(e.picture) for e in trunk if isinstance(e, ImageSpan)}
         rest = trunk[len(held) :]
+        images = {e.key: self._encode(e.picture) for e in rest if isinstance(e, ImageSpan)}
         held.prefill(rest, lambda span: result(images[span.key], cancel), logits=False)
 
     def _prepare(self, picture: Picture, inquiry: Inquiry, config: ChatConfig) -> _Prepared:
@@ -188,7 +186,7 @@ class Judge:
         if inquiry.answers and (len(bare) < max(2, len(inquiry.answers)) or '' in bare):
             raise PromptError('permitted answers are two or more, none empty, none there twice')
         prompt = self._prompts.build(Request((Turn(inquiry.question, picture),), config))
-        elements = self._about(_BLANK, prompt.elements)  # no picture is kept
+        elements = _about(_BLANK, prompt.elements)  # no picture is kept
         if not inquiry.answers:
             return _Prepared(inquiry, elements, None)
         # Where the prompt ends within a line (`Assistant:`), an answer begins with a space.
@@ -201,13 +199,6 @@ class Judge:
             for tokens in spellings(answer, lead, self._decoder.vocabulary.tokenize)
         ]
         return _Prepared(inquiry, elements, Choices(sequences, self._ends))
-
-    def _about(self, picture: Picture, elements: list[Element]) -> list[Element]:
-        """Return a prompt with another picture."""
-        return [
-            replace(e, key=picture.key, picture=picture) if isinstance(e, ImageSpan) else e
-            for e in elements
-        ]
 
 
 class _Asked(Branch):
@@ -234,6 +225,14 @@ class _Asked(Branch):
             return Verdict(self.inquiry, answer, self.search.probability, self.n_decoded)
         assert self.written is not None
         return Verdict(self.inquiry, self.written.text, None, self.n_decoded)
+
+
+def _about(picture: Picture, elements: list[Element]) -> list[Element]:
+    """Return a prompt with another picture."""
+    return [
+        replace(e, key=picture.key, picture=picture) if isinstance(e, ImageSpan) else e
+        for e in elements
+    ]
 
 
 def _shared(prompts: Sequence[list[Element]]) -> list[Element]:

@@ -136,9 +136,9 @@ class CameraFrames:
 
     def _wanted_from(self, begun: float, is_taken: bool) -> float:
         parameters = self._parameters()
-        # A person who waits gets the encoder first.
-        is_watched = self._watched_from is not None and not len(self._inbox)
-        watched_from = self._watched_from() if is_watched and self._watched_from else math.inf
+        watched_from = math.inf
+        if self._watched_from and not len(self._inbox):  # a person gets the encoder first
+            watched_from = self._watched_from()
         later, times = begun + parameters.pre_infer_period, [math.inf]
         if parameters.asks_again or parameters.prepares_ahead:
             times.append(later)

@@ -28,6 +28,15 @@ def check_can_draw(results: Results) -> None:
     """
     if results.kind != ENGINE:
         raise VlmError('--plot draws what is measured without --sweep')
+    check_matplotlib()
+
+
+def check_matplotlib() -> None:
+    """Check that matplotlib is there.
+
+    Raises:
+        VlmError: it is missing.
+    """
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:

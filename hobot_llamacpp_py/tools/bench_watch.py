@@ -119,7 +119,9 @@ class Bench:
         middle = {name: statistics.median(found[1:]) for name, found in times.items()}
         return {
             'eight rules': middle['eight'] / (len(RULES) * middle['cpp']),
-            'a further rule': (middle['eight'] - middle['one']) / 7 / middle['cold'],
+            'a further rule': (middle['eight'] - middle['one'])
+            / (len(RULES) - 1)
+            / middle['cold'],
             'judging s': middle['eight'] - self.encoder.seconds,
             'one by one': middle['one by one'] / middle['together'],
             'eight s': middle['eight'],
@@ -198,11 +200,6 @@ class Watching:
             time.sleep(0.0005)
         return self._listener.ends[-1] - started
 
-    def switch(self, on: bool) -> None:
-        """Switch the watch on or off."""
-        self.watch.enable(on)
-        self._inbox.notify()
-
     def close(self) -> None:
         """End the threads and the node."""
         import rclpy
@@ -222,7 +219,7 @@ def _with_node(bench: Bench, n: int, judging: float) -> dict[str, float]:
             for _ in range(2 * n):
                 time.sleep(float(rng.uniform(0.2, 1.0)) * judging)  # anywhere in a round
                 beside.append(watching.ask())
-            watching.switch(False)
+            watching.watch.enable(False)
             time.sleep(2 * (judging + bench.encoder.seconds))
             for _ in range(n):
                 alone.append(watching.ask())

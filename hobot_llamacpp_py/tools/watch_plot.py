@@ -8,7 +8,7 @@ from typing import Any
 
 from hobot_llamacpp_py.drawing.fonts import Fonts
 from hobot_llamacpp_py.errors import DrawingError, VlmError
-from hobot_llamacpp_py.tools.bench_plot import COLOURS, SMALL, SUFFIXES
+from hobot_llamacpp_py.tools.bench_plot import COLOURS, SMALL, SUFFIXES, check_matplotlib
 from hobot_llamacpp_py.tools.watch_table import Row, shown
 from hobot_llamacpp_py.watch.rules import Rule
 
@@ -27,13 +27,7 @@ def check_can_draw(path: Path, rules: Sequence[Rule]) -> None:
         raise VlmError('--plot: rules of kind text have no probabilities to draw')
     if path.suffix.lower() not in SUFFIXES:
         raise VlmError(f'--plot: {path} must end with {", ".join(SUFFIXES)}')
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError:
-        raise VlmError(
-            '--plot draws with matplotlib: pip3 install matplotlib, or the version of'
-            ' requirements/plot.txt'
-        ) from None
+    check_matplotlib()
 
 
 def plot(rules: Sequence[Rule], rows: Sequence[Row], path: Path) -> None:
