@@ -354,7 +354,7 @@ def test_a_rule_of_another_kind(start: Start, rules: Path) -> None:
                 break
             time.sleep(0.02)
         new = watcher.listen('shapes', Bool)
-        watcher.see(bgr)
+        watcher.see(np.clip(bgr.astype(int) + 5, 0, 255).astype(np.uint8))  # not like any before
         robot.wait_for(lambda: new == [True], 'the new state')
         assert 'unexpected' not in robot.log
 
