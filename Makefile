@@ -36,6 +36,8 @@ bench:
 	status=0; $(VENV) -m hobot_llamacpp_py.tools.bench || status=$$?; \
 	  printf '\nThe node with a camera:\n'; \
 	  test/with_interfaces.sh .venv/bin/python -m hobot_llamacpp_py.tools.bench_node || status=$$?; \
+	  printf '\nHow light the node is:\n'; \
+	  $(VENV) -m hobot_llamacpp_py.tools.bench_light || status=$$?; \
 	  printf '\nStanding questions:\n'; \
 	  $(VENV) -m hobot_llamacpp_py.tools.bench_watch || status=$$?; \
 	  printf '\nThe HTTP server:\n'; \

@@ -52,6 +52,7 @@ setup(
             'doctor = hobot_llamacpp_py.tools.doctor:main',
             'bench = hobot_llamacpp_py.tools.bench:main',
             'bench_node = hobot_llamacpp_py.tools.bench_node:main',
+            'bench_light = hobot_llamacpp_py.tools.bench_light:main',
             'bench_remote = hobot_llamacpp_py.tools.bench_remote:main',
             'bench_watch = hobot_llamacpp_py.tools.bench_watch:main',
             'bench_http = hobot_llamacpp_py.tools.bench_http:main',

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -191,6 +192,27 @@ def test_the_node_is_measured() -> None:
         expected.remove('idle, HbmMsg1080P')
     printed = {name for name, bar in bench_node.BARS.items() if bar.sentence in result.stdout}
     assert printed == expected
+
+
+def test_how_light_the_node_is(tmp_path: Path) -> None:
+    """All figures are there, on paper and as JSON, and later ones are held against them."""
+    bench_light = pytest.importorskip('hobot_llamacpp_py.tools.bench_light')
+    command = [sys.executable, '-m', bench_light.__name__, '--rounds', '1']
+    for options in (['--json', 'b.json'], ['--compare', 'b.json']):
+        result = subprocess.run(
+            [*command, *options],
+            cwd=tmp_path,
+            env={**os.environ, 'PYTHONPATH': str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        assert result.returncode in (0, 1), result.stderr  # on a busy machine a bar is missed
+        assert all(bar.sentence in result.stdout for bar in bench_light.BARS.values())
+    assert '| start s |' in result.stdout
+    found = json.loads((tmp_path / 'b.json').read_text())
+    assert found['kind'] == 'light'
+    assert found['ratios'].keys() == bench_light.BARS.keys()
 
 
 def test_standing_questions_are_measured() -> None:
