@@ -19,7 +19,7 @@ from hobot_llamacpp_py.engine.cancel import CancelToken
 from hobot_llamacpp_py.engine.vlm import Vlm
 from hobot_llamacpp_py.vision.picture import Picture
 
-__all__ = ['Inbox', 'Item', 'Look', 'Task', 'View', 'Work']
+__all__ = ['LONGEST', 'Inbox', 'Item', 'Look', 'Task', 'View', 'Work']
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ Item = str | Task
 """A prompt, or a task."""
 
 
-_LONGEST = 3600.0  # seconds to wait before looking again; what changes is notified of
+LONGEST = 3600.0
+"""Seconds to wait before looking again: what changes is notified of."""
 
 
 class Work(Enum):
@@ -117,7 +118,7 @@ class Inbox:
                 delay = sight_from() - time.monotonic() if has_sight() else math.inf
                 if delay <= 0:
                     return Work.SIGHT
-                self.changed.wait(min(delay, _LONGEST))
+                self.changed.wait(min(delay, LONGEST))
             return Work.END
 
     def take(self) -> Item | None:

@@ -6,14 +6,13 @@ import time
 from collections.abc import Callable
 
 from hobot_llamacpp_py.engine import CancelToken
-from hobot_llamacpp_py.engine.inbox import Inbox
+from hobot_llamacpp_py.engine.inbox import LONGEST, Inbox
 from hobot_llamacpp_py.errors import CancelledError, ImageError
 from hobot_llamacpp_py.ros.frame import Frame
 from hobot_llamacpp_py.ros.sight import Sight
 
 __all__ = ['Frames', 'WantedFrom']
 
-_LONGEST = 3600.0  # seconds to wait before looking again; what changes is notified of
 _POLL = 0.01  # seconds between two looks into the middleware, only while a frame is waited for
 
 
@@ -127,7 +126,7 @@ class Frames:
                     delay = wanted_from(begun, is_taken) - time.monotonic()
                     if delay <= 0:
                         break
-                    inbox.changed.wait(min(delay, _LONGEST))
+                    inbox.changed.wait(min(delay, LONGEST))
             self.look()
             with inbox.changed:
                 if inbox.is_closed:
