@@ -87,15 +87,16 @@ def test_policy_names_what_the_node_has(
 
 
 def test_others_may_do_what_the_node_has() -> None:
-    """Clients and cameras are allowed what leads to the node, and nothing of its parameters."""
+    """Clients and cameras are allowed what leads to the node; nobody sets its parameters."""
     node = allowed('/llamacpp_node')
-    for enclave in '/llamacpp_client', '/llamacpp_camera':
+    for enclave in '/llamacpp_chat', '/llamacpp_camera':
         policy = allowed(enclave)
         own = {'/parameter_events', '/rosout'}
         assert policy[('topics', 'publish')] - own <= node[('topics', 'subscribe')]
         assert policy.get(('topics', 'subscribe'), set()) <= node[('topics', 'publish')]
         asked = policy.get(('services', 'request'), set())
-        assert asked <= {'/llamacpp_node/cancel', '/llamacpp_node/reset'}
+        assert asked <= node[('services', 'reply')]
+        assert not {name for name in asked if '/set_parameters' in name}
 
 
 def test_sros2_can_read_the_policy() -> None:
