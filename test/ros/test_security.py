@@ -105,9 +105,19 @@ def test_sros2_can_read_the_policy() -> None:
     assert '<!--' not in text[text.index('<policy') :]
 
 
-def test_middleware_without_security_is_told(tmp_path: Path) -> None:
-    """The node does not start insecurely where security is to be enforced; one line says why."""
-    (tmp_path / 'enclaves/llamacpp_node').mkdir(parents=True)
+@pytest.mark.parametrize(
+    ('enclave', 'module', 'arguments', 'line'),
+    [
+        ('llamacpp_node', 'hobot_llamacpp_py', [], 'ROS cannot make the node: '),
+        ('llamacpp_chat', 'hobot_llamacpp_py.tools.chat', ['--once', 'Hello?'], 'error: '),
+        ('llamacpp_camera', 'hobot_llamacpp_py.tools.camera', ['config/image2.jpg'], 'error: '),
+    ],
+)
+def test_middleware_without_security_is_told(
+    tmp_path: Path, enclave: str, module: str, arguments: list[str], line: str
+) -> None:
+    """Nothing runs insecurely where security is to be enforced; one line says why."""
+    (tmp_path / 'enclaves' / enclave).mkdir(parents=True)
     with own_domain() as domain:
         secure = {
             'ROS_SECURITY_ENABLE': 'true',
@@ -115,11 +125,9 @@ def test_middleware_without_security_is_told(tmp_path: Path) -> None:
             'ROS_SECURITY_KEYSTORE': str(tmp_path),
             'ROS_DOMAIN_ID': str(domain),
         }
-        command = [sys.executable, '-m', 'hobot_llamacpp_py', '--ros-args']
-        command += ['--enclave', '/llamacpp_node', '-p', 'feed_type:=2']
-        command += ['-p', 'llm_model_name:=config/nano_internvl.gguf']
+        command = [sys.executable, '-m', module, *arguments]
         ended: Any = subprocess.run(
-            command,
+            [*command, '--ros-args', '--enclave', f'/{enclave}'],
             cwd=ROOT,
             env={**os.environ, **secure},
             capture_output=True,
@@ -128,5 +136,5 @@ def test_middleware_without_security_is_told(tmp_path: Path) -> None:
         )
     assert ended.returncode == 1
     assert 'Traceback' not in ended.stderr
-    assert ended.stderr.count('ROS cannot make the node: ') == 1
-    assert 'security' in ended.stderr
+    (told,) = [text for text in ended.stderr.splitlines() if text.startswith(line)]
+    assert "doesn't have the security libraries" in told
