@@ -1,7 +1,7 @@
 # What a developer or a visitor needs; the robot's build is colcon's.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo bench check soak test test-web test-board test-aarch64 board-wheel format lint clean
+.PHONY: help demo bench check soak test test-web test-board test-aarch64 board-wheel audit format lint clean
 
 # A sourced ROS must not mix with the one in .venv.
 VENV := . scripts/without_ros.sh && .venv/bin/python
@@ -18,6 +18,7 @@ help:
 	@echo 'make test-web      run the tests of the HTTP server and its page (installs Chromium)'
 	@echo 'make test-board    run the tests of the BPU encoders on an emulated X5 and S100 (installs qemu)'
 	@echo 'make test-aarch64  install that wheel there and run all but ROS'
+	@echo 'make audit         ask PyPI whether what is pinned has known vulnerabilities'
 	@echo 'make format        lay the code out'
 	@echo 'make lint          check style and types'
 	@echo 'make clean         remove .venv and build outputs (compiled things stay in ~/.cache)'
@@ -79,6 +80,9 @@ test-aarch64:
 	@scripts/bootstrap.sh bench test
 	@. scripts/without_ros.sh && PYTHON=.venv/bin/python test/board/whole_package.sh
 	@$(VENV) -m pytest --durations=10 test/board/test_wheel.py $(ARGS)
+
+audit:
+	@scripts/audit.sh
 
 format:
 	@scripts/bootstrap.sh test

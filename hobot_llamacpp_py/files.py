@@ -12,6 +12,8 @@ from hobot_llamacpp_py.folders import search_folders
 
 __all__ = ['find_file', 'missing_files', 'read_text', 'text_of']
 
+_LARGEST = 1_000_000  # characters of a text: a parameter may name any file, a model's as well
+
 
 def find_file(parameter: str, name: str) -> Path:
     """Return the path of a file that a parameter names.
@@ -82,6 +84,12 @@ def read_text(parameter: str, name: str) -> str:
     """
     path = find_file(parameter, name)
     try:
-        return path.read_text('utf-8-sig').strip()
+        with path.open(encoding='utf-8-sig') as file:
+            text = file.read(_LARGEST + 1)
+        if len(text) > _LARGEST:
+            raise ParameterError(
+                f'{parameter}: {path} is too large: more than {_LARGEST} characters'
+            )
+        return text.strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ParameterError(f'{parameter}: {path} cannot be read: {error}') from None

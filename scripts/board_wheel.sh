@@ -52,7 +52,8 @@ make_venv() { "${PYTHON:-python3}" -m venv --clear "$work/venv"; }
 download_source() {
   rm -rf "$work/download" "$work/unpacking"
   mkdir -p "$work/unpacking"
-  pip download --no-deps --no-build-isolation --no-binary llama-cpp-python -d "$work/download" "$llama" &&
+  grep -A 1 "^$llama " requirements/hashed/pc.txt >"$work/source.txt" &&
+    pip download --no-deps --no-build-isolation --no-binary llama-cpp-python -d "$work/download" -r "$work/source.txt" &&
     tar -xf "$work"/download/*.tar.gz -C "$work/unpacking" --strip-components=1 &&
     mv "$work/unpacking" "$work/source"
 }
@@ -74,7 +75,7 @@ build() {
     make_venv >>"$log" 2>&1 ||
       fail "${PYTHON:-python3} cannot make virtual environments: sudo apt-get install python3-venv"
   fi
-  step 'Build tools' pip install -r requirements/build.txt
+  step 'Build tools' pip install -r requirements/hashed/build.txt
   [[ -d $work/source ]] || step 'llama.cpp source' download_source
   echo "$llama is compiled for the boards, once: about five minutes of one core."
   step 'llama.cpp' compile

@@ -17,7 +17,7 @@ build=$PWD/.venv/llama-build
 
 sets=(pc "$@")
 stamp() { echo ".venv/.installed-$1"; } # holds the hash of the requirements that were installed
-hash_of() { sha256sum <"requirements/$1.txt"; }
+hash_of() { sha256sum <"requirements/hashed/$1.txt"; } # which scripts/hashes.sh makes of $1.txt
 
 todo=false
 for set in "${sets[@]}"; do
@@ -83,7 +83,8 @@ compiles() { # compiles LANGUAGE HEADER COMPILER...: does one of them work, its 
 download_source() {
   rm -rf "$build"
   mkdir -p "$build/unpacking"
-  pip download --no-deps --no-build-isolation --no-binary llama-cpp-python -d "$build" "$llama" &&
+  grep -A 1 '^llama-cpp-python==' requirements/hashed/pc.txt >"$build/source.txt" &&
+    pip download --no-deps --no-build-isolation --no-binary llama-cpp-python -d "$build" -r "$build/source.txt" &&
     tar -xf "$build"/llama_cpp_python-*.tar.gz -C "$build/unpacking" --strip-components=1 &&
     mv "$build/unpacking" "$build/source"
 }
@@ -103,7 +104,7 @@ if ! install_wheel >>"$log" 2>&1; then
   if ! compiles c stdio.h "${CC:-cc}" gcc clang || ! compiles c++ vector "${CXX:-c++}" g++ clang++; then
     fail 'llama.cpp is compiled here, and there is no working C++ compiler: sudo apt-get install g++'
   fi
-  step 'Build tools' pip install -r requirements/build.txt
+  step 'Build tools' pip install -r requirements/hashed/build.txt
   [[ -d $build/source ]] || step 'llama.cpp source' download_source
   echo 'llama.cpp is compiled, once for this machine: 4 to 10 minutes on two cores.'
   step 'llama.cpp' compile
@@ -111,10 +112,10 @@ if ! install_wheel >>"$log" 2>&1; then
   rm -rf "$build"
 fi
 
-# --- 5. Everything else
+# --- 5. Everything else, by its hashes: llama.cpp is the one that is there already
 
 files=()
-for set in "${sets[@]}"; do files+=(-r "requirements/$set.txt"); done
+for set in "${sets[@]}"; do files+=(-r "requirements/hashed/$set.txt"); done
 step 'ROS 2 and Python packages' pip install "${files[@]}"
 step 'Check' .venv/bin/python -c 'import cv2, llama_cpp, onnxruntime, rclpy, std_msgs.msg'
 for set in "${sets[@]}"; do hash_of "$set" >"$(stamp "$set")"; done

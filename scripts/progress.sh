@@ -58,6 +58,8 @@ explain() { # say in one line why step $1 failed, from the log's part $2
     fail "the disk is full: free 2 GB, then run this again (log: $log)"
   elif has 'Killed signal|fatal error: Killed'; then
     fail "the compiler ran out of memory: run this again with CMAKE_BUILD_PARALLEL_LEVEL=1 (log: $log)"
+  elif has 'DO NOT MATCH THE HASHES'; then
+    fail "a downloaded file is not the one that requirements/hashed/ knows: nothing of it was installed; try another index (log: $log)"
   elif has '(NewConnection|ProxyError|SSLError|NameResolution|ConnectTimeout|ReadTimeout|IncompleteRead)|Connection (refused|broken|aborted)|Temporary failure in name resolution|Network is unreachable|timed out|\(from versions: none\)'; then
     fail "PyPI cannot be reached: check the network, https_proxy, or PIP_INDEX_URL for a mirror, then run this again (log: $log)"
   fi

@@ -1,11 +1,13 @@
 """scripts/bootstrap.sh: what it does again, and the one line it says when it cannot go on."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -29,7 +31,7 @@ if [[ $* == *"$FAILS"* ]]; then
 fi
 case "$1" in
   download)
-    to=${*: -2:1}
+    to=${*: -3:1}
     mkdir -p s "$to" && : >s/f && tar -czf "$to/llama_cpp_python-1.tar.gz" s
     ;;
   wheel) : >wheel ;;
@@ -124,11 +126,11 @@ def test_changed_requirements_are_installed(repository):
     """A changed requirement file is noticed."""
     repository.fake_venv()
     repository.run()
-    with (repository.path / 'requirements/pc.txt').open('a') as file:
-        file.write('another==1\n')
+    with (repository.path / 'requirements/hashed/pc.txt').open('a') as file:
+        file.write('another==1 --hash=sha256:0\n')
     repository.run()
-    assert repository.calls()[-1] == 'install requirements/pc.txt'
-    assert repository.calls().count('install requirements/pc.txt') == 2
+    assert repository.calls()[-1] == 'install requirements/hashed/pc.txt'
+    assert repository.calls().count('install requirements/hashed/pc.txt') == 2
 
 
 def test_compiles_once(repository):
@@ -226,6 +228,10 @@ def test_no_compiler(repository):
         ('OSError: [Errno 28] No space left on device', 'the disk is full'),
         ('g++: fatal error: Killed signal terminated program', 'the compiler ran out of memory'),
         ('Retrying: NewConnectionError(...)', 'PyPI cannot be reached'),
+        (
+            'ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.',
+            'a downloaded file is not the one that requirements/hashed/ knows',
+        ),
         ('something else', 'llama.cpp failed: the end of .venv/install.log says why'),
     ],
 )
@@ -236,6 +242,27 @@ def test_failed_step(repository, says, expected):
     assert error.startswith(expected)
     assert '.venv/install.log' in error
     assert says in (repository.path / '.venv/install.log').read_text()
+
+
+def test_another_file_is_refused(repository, tmp_path):
+    """With the real pip, a file of the right name and version that is another is not installed."""
+    pytest.importorskip('ensurepip')
+    name = 'packaging-26.3-py3-none-any.whl'
+    (tmp_path / 'index').mkdir()
+    with zipfile.ZipFile(tmp_path / 'index' / name, 'w') as wheel:
+        wheel.writestr('packaging/__init__.py', '')
+        metadata = 'Metadata-Version: 2.1\nName: packaging\nVersion: 26.3\n'
+        wheel.writestr('packaging-26.3.dist-info/METADATA', metadata)
+        wheel.writestr('packaging-26.3.dist-info/WHEEL', 'Wheel-Version: 1.0\n')
+        wheel.writestr('packaging-26.3.dist-info/RECORD', '')
+    hashed = repository.path / 'requirements/hashed'
+    lines = (hashed / 'build.txt').read_text()
+    of_packaging = re.search(r'packaging==26.3 \\\n(?: .*\n)+', lines)
+    (hashed / 'build.txt').write_text(of_packaging[0])
+    error = repository.fail(
+        PIP_NO_INDEX='1', PIP_FIND_LINKS=str(tmp_path / 'index'), PIP_CONFIG_FILE=os.devnull
+    )
+    assert error.startswith('a downloaded file is not the one that requirements/hashed/ knows')
 
 
 def test_no_network(repository):

@@ -13,8 +13,10 @@ import yaml
 from nano import ROOT
 
 from hobot_llamacpp_py.config import Constraint, SamplingConfig
-from hobot_llamacpp_py.errors import ParameterError
+from hobot_llamacpp_py.errors import ParameterError, RuleError
+from hobot_llamacpp_py.files import read_text
 from hobot_llamacpp_py.ros.parameters import Parameters, coerce, specs
+from hobot_llamacpp_py.watch.rules import load_rules
 
 
 @pytest.mark.parametrize(
@@ -105,6 +107,17 @@ assert parameters.vision_config() == config.VisionConfig()
 assert parameters.encoder_config() == config.EncoderConfig()
 print(json.dumps({spec.sets: spec.default for spec in specs().values() if spec.sets}))
 """
+
+
+def test_text_of_a_large_file_is_refused(tmp_path: Path) -> None:
+    """A parameter that names a model's file in place of a text's takes no memory for it."""
+    path = tmp_path / 'model.gguf'
+    with path.open('wb') as file:
+        file.truncate(64 << 30)
+    with pytest.raises(ParameterError, match='is too large: more than 1000000 characters'):
+        read_text('json_schema', str(path))
+    with pytest.raises(RuleError, match='more than 1000000 characters'):
+        load_rules(path)
 
 
 def test_a_default_has_one_home(tmp_path: Path) -> None:

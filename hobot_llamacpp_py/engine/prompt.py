@@ -13,6 +13,8 @@ from hobot_llamacpp_py.errors import PromptError
 
 __all__ = ['Prompt', 'PromptBuilder']
 
+_LONGEST = 512  # characters that a token may stand for: runs of spaces or dashes, in some models
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -53,6 +55,13 @@ class PromptBuilder:
             PromptError: it does not fit the context, even without earlier turns.
         """
         n_ctx, turns = self._n_ctx, request.turns
+        # What cannot fit in any case is not even tokenised: 20 MB would take half a minute.
+        while (n := sum(len(turn.question) for turn in turns)) > n_ctx * _LONGEST:
+            if len(turns) == 1:
+                raise PromptError(
+                    f'the prompt has {n} characters, the context has {n_ctx} positions: shorten it'
+                )
+            turns = without_oldest(turns)
         limit = n_ctx - min(request.config.max_tokens, n_ctx // 4)
         while True:
             prompt = self.render(replace(request, turns=turns))

@@ -16,6 +16,7 @@ from rclpy.executors import (
     ShutdownException,
     SingleThreadedExecutor,
 )
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
@@ -58,6 +59,10 @@ def run(args: list[str] | None = None) -> int:
     except (VlmError, NameValidationException, ParameterException) as error:
         line = explained(error) if isinstance(error, VlmError) else str(error)
         rclpy.logging.get_logger('llamacpp_node').fatal(' '.join(line.split()))
+        rclpy.shutdown()
+        return 1
+    except rclpy_implementation.RCLError as error:  # the middleware refuses, and says why
+        print(f'ROS cannot make the node: {_without_places(str(error))}', file=sys.stderr)
         rclpy.shutdown()
         return 1
     executor = SingleThreadedExecutor()
@@ -106,7 +111,7 @@ def _argument_error(error: str) -> str:
         without = re.search(r"parameter override rule: '-p ([^']*)'", error)
         if without and ':=' not in without[1]:
             return f'-p {without[1]} has no :=, write -p NAME:=VALUE'
-        error = re.sub(r', at /\S+:\d+', '', ' '.join(error.split()))  # where rcl found out
+        error = _without_places(error)
         return f'the ROS arguments cannot be read: {error}{_hint(error)}'
     name, value = rule.groups()
     quoted = value.replace("'", "''")  # as YAML escapes a quote
@@ -115,6 +120,11 @@ def _argument_error(error: str) -> str:
         f'{name}: ROS reads a value as YAML, and {value!r} is none; quote a text twice:'
         f""" -p {name}:="'{quoted}'" """
     ).strip()
+
+
+def _without_places(error: str) -> str:
+    """Return an error of rcl's as one line, without where in its source it was found out."""
+    return re.sub(r', at /\S+:\d+', '', ' '.join(error.split()))
 
 
 def _hint(error: str) -> str:

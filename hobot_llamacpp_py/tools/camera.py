@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import rclpy
 from rclpy.duration import Duration
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.logging import get_logger
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
@@ -56,8 +57,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(given[1:])
     try:
         _publish(options, arguments)
-    except VlmError as error:
-        print(f'error: {error}', file=sys.stderr)
+    except (VlmError, rclpy_implementation.RCLError) as error:
+        print(f'error: {" ".join(str(error).split())}', file=sys.stderr)
         sys.exit(1)
 
 

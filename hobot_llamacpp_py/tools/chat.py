@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from rclpy.exceptions import InvalidTopicNameException, NameValidationException
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.utilities import remove_ros_args
 from rclpy.validate_full_topic_name import validate_full_topic_name
 from std_msgs.msg import Header
@@ -70,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error('argument --once: there is no question')
     try:
         status = _run(options, arguments)
-    except (VlmError, NameValidationException) as error:
+    except (VlmError, NameValidationException, rclpy_implementation.RCLError) as error:
         print(f'error: {" ".join(str(error).split())}', file=sys.stderr)
         status = 1
     except KeyboardInterrupt:

@@ -23,7 +23,8 @@ def read_image(path: str | Path) -> npt.NDArray[np.uint8]:
     bgr = decoded(_read(path))
     if bgr is None:
         raise ImageError(
-            f'{path} is not a picture that OpenCV can decode, or is raw NV12',
+            f'{path} is not a picture that OpenCV can decode (of at most 100 megapixels), or is'
+            ' raw NV12',
             setting='image_format',
             value='NV12',
         )
@@ -35,7 +36,7 @@ def decoded(data: bytes) -> npt.NDArray[np.uint8] | None:
     buffer = np.frombuffer(data, np.uint8)
     try:
         return cv2.imdecode(buffer, cv2.IMREAD_COLOR) if buffer.size else None  # type: ignore[return-value]
-    except cv2.error:  # a header that promises more pixels than OpenCV allows
+    except cv2.error:  # a header that promises more pixels than are allowed
         return None
 
 

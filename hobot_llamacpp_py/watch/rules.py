@@ -103,9 +103,10 @@ def load_rules(path: Path) -> tuple[Rule, ...]:
 
 def _read_yaml(path: Path) -> object:
     """Read YAML without aliases, with which a small file can be made a huge one."""
-    text = path.read_text('utf-8-sig')
+    with path.open(encoding='utf-8-sig') as file:
+        text = file.read(_LARGEST + 1)
     if len(text) > _LARGEST:
-        raise ValueError(f'{len(text)} characters are too many for rules')
+        raise ValueError(f'more than {_LARGEST} characters are too many for rules')
     if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
         raise ValueError('aliases (*) are not supported')
     _check_keys(yaml.compose(text, yaml.SafeLoader))

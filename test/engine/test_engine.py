@@ -323,6 +323,28 @@ def test_prompt_that_cannot_fit(engine: Engine) -> None:
     assert ''.join(chat.ask(QUESTIONS[1])) == answer(scene, QUESTIONS[1])
 
 
+def test_prompt_of_megabytes_is_not_tokenised(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot fit in any case costs no time: as a question, and as an earlier one."""
+    longest, tokenize = 0, engine.vocabulary.tokenize
+
+    def noted(text: str) -> list[int]:
+        nonlocal longest
+        longest = max(longest, len(text))
+        return tokenize(text)
+
+    monkeypatch.setattr(engine.vocabulary, 'tokenize', noted)
+    megabytes = 'x' * (4 << 20)
+    with pytest.raises(PromptError, match='has 4194304 characters, the context has 4096 pos'):
+        ''.join(Chat(engine).ask(megabytes))
+    scene, bgr = draw_scene(14)
+    turns = Turn(megabytes, engine.picture(bgr), ()), Turn(DESCRIBE)
+    reply = engine.generate(request_of(*turns, sampling=GREEDY))
+    assert ''.join(reply) == answer(scene, DESCRIBE)
+    assert longest < 1000
+
+
 def test_full_context_ends_an_answer(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer that fills the context ends there; the next one is given."""
     with open_engine(family, DecoderConfig(n_ctx=256, n_threads=1)) as engine:

@@ -1,5 +1,8 @@
 """Image messages of every encoding become the same BGR picture."""
 
+import struct
+import zlib
+
 import cv2
 import numpy as np
 import pytest
@@ -59,6 +62,22 @@ def test_damaged_jpeg() -> None:
     """Data that is no picture is told with its size and format."""
     with pytest.raises(ImageError, match="3 bytes with format 'jpeg' cannot be decoded"):
         compressed_to_bgr(CompressedImage(format='jpeg', data=b'abc'))
+
+
+def test_small_message_of_many_pixels() -> None:
+    """A picture of a few bytes that would take gigabytes is refused before it is decoded."""
+    side = 12_000
+    rows = zlib.compress(b'\0' * side * (1 + side // 8), 1)
+    head = struct.pack('>IIBBBBB', side, side, 1, 0, 0, 0, 0)
+    parts = (b'IHDR', head), (b'IDAT', rows), (b'IEND', b'')
+    chunks = [
+        struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+        for kind, data in parts
+    ]
+    data = b'\x89PNG\r\n\x1a\n' + b''.join(chunks)
+    assert len(data) < 200_000
+    with pytest.raises(ImageError, match='at most 100 megapixels'):
+        compressed_to_bgr(CompressedImage(format='png', data=data))
 
 
 class TestSharedMemory:
