@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import sys
 import threading
 from queue import SimpleQueue
@@ -23,6 +22,7 @@ from hobot_llamacpp_py.errors import VlmError
 from hobot_llamacpp_py.ros.node import STOP_TIMEOUT, LlamacppNode
 from hobot_llamacpp_py.ros.parameters import explained
 from hobot_llamacpp_py.ros.settings import BUILT_IN, COMMAND
+from hobot_llamacpp_py.signals import ignore_ends, on_end
 
 __all__ = ['run']
 
@@ -51,8 +51,7 @@ def run(args: list[str] | None = None) -> int:
     # The main thread only waits, so that a signal is served whatever the others do. (The queue
     # and no event: a signal handler may put into it.)
     exits: SimpleQueue[int] = SimpleQueue()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: exits.put(0))
+    on_end(lambda *_: exits.put(0))
     try:
         node = LlamacppNode(on_finished=exits.put)
     except (VlmError, NameValidationException, ParameterException) as error:
@@ -69,19 +68,20 @@ def run(args: list[str] | None = None) -> int:
     spinner.start()
     status = exits.get()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the end is near already
+    ignore_ends()
     ended = node.close()
     stopping.set()
     executor.shutdown(timeout_sec=STOP_TIMEOUT / 4)
     spinner.join(STOP_TIMEOUT / 4)
+    if not spinner.is_alive():
+        # Also where a thread is left: the middleware would leave its shared memory behind.
+        node.destroy_node()
+        rclpy.shutdown()
     if not ended or spinner.is_alive():
         # Native code, an encoder for example, does not return: leave without it.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
-    node.destroy_node()
-    rclpy.shutdown()
     return status
 
 
