@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import threading
+from collections.abc import Callable
 from queue import SimpleQueue
 
 import rclpy
@@ -63,7 +64,7 @@ def run(args: list[str] | None = None) -> int:
     executor.add_node(node)
     stopping = threading.Event()
     spinner = threading.Thread(
-        target=_spin, args=(executor, node, stopping), name='executor', daemon=True
+        target=_spin, args=(executor, node, stopping, exits.put), name='executor', daemon=True
     )
     spinner.start()
     status = exits.get()
@@ -76,7 +77,7 @@ def run(args: list[str] | None = None) -> int:
     if not spinner.is_alive():
         # Also where a thread is left: the middleware would leave its shared memory behind.
         node.destroy_node()
-        rclpy.shutdown()
+        rclpy.try_shutdown()
     if not ended or spinner.is_alive():
         # Native code, an encoder for example, does not return: leave without it.
         sys.stdout.flush()
@@ -85,18 +86,27 @@ def run(args: list[str] | None = None) -> int:
     return status
 
 
-def _spin(executor: SingleThreadedExecutor, node: LlamacppNode, stopping: threading.Event) -> None:
+def _spin(
+    executor: SingleThreadedExecutor,
+    node: LlamacppNode,
+    stopping: threading.Event,
+    end: Callable[[int], None],
+) -> None:
     """Serve callbacks until the executor is shut down; one that fails does not end the node."""
-    while not stopping.is_set() and rclpy.ok():
+    while rclpy.ok():
         try:
             executor.spin()
-            return
+            break
         except (ExternalShutdownException, ShutdownException):
-            return
+            break
         except Exception as error:
             if stopping.is_set():  # Humble's executor stumbles over its own shutdown
                 return
-            node.get_logger().error(f'a callback failed: {type(error).__name__}: {error}')
+            if rclpy.ok():
+                node.get_logger().error(f'a callback failed: {type(error).__name__}: {error}')
+    if not stopping.is_set():  # nothing can be heard or said any more
+        node.get_logger().fatal('ROS was shut down in this process: the node ends')
+        end(1)
 
 
 def _argument_error(error: str) -> str:
