@@ -64,7 +64,8 @@ static struct timespec kernels(const struct timespec *deadline) {
     return own;
 }
 
-int pthread_cond_timedwait(pthread_cond_t *cond, pthread_mutex_t *mutex, const struct timespec *t) {
+int pthread_cond_timedwait(pthread_cond_t *cond, pthread_mutex_t *mutex,
+                           const struct timespec *t) {
     typedef int (*wait)(pthread_cond_t *, pthread_mutex_t *, const struct timespec *);
     static wait next;
     if (!next) next = (wait)dlvsym(RTLD_NEXT, "pthread_cond_timedwait", "GLIBC_2.3.2");
