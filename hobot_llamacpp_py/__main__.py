@@ -1,20 +1,23 @@
 """Run the node: python -m hobot_llamacpp_py --ros-args -p NAME:=VALUE ..."""
 
 import gc
+import os
 import sys
+
+from hobot_llamacpp_py.signals import on_end
 
 __all__ = ['main']
 
 
 def main() -> None:
-    """Run the node; Ctrl-C ends it quietly also while it is being imported."""
+    """Run the node; a signal ends it quietly also while it is being imported."""
+    # At once: an exception would be caught, or told of, somewhere in what is being imported.
+    on_end(lambda *_: os._exit(0))
     gc.disable()  # what is imported stays: looking for garbage in it only takes time
     try:
         from hobot_llamacpp_py.ros.main import run
 
         status = run()
-    except KeyboardInterrupt:
-        status = 0
     except ModuleNotFoundError as error:
         from hobot_llamacpp_py.health.packages import missing
 

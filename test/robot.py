@@ -6,16 +6,19 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from domain import own_domain
+from nano import CONFIG, MODELS, ROOT
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from rclpy.duration import Duration
@@ -253,6 +256,48 @@ class Robot:
         started = time.monotonic()
         self.process.send_signal(number)
         return self.process.wait(timeout=TIMEOUT), time.monotonic() - started
+
+
+def install(base: Path) -> Path:
+    """Install the package with colcon below a folder, once; return the install folder."""
+    installed = base / 'install'
+    if not installed.exists():
+        base.mkdir(exist_ok=True)
+        build = [sys.executable, '-m', 'colcon', '--log-base', str(base / 'log'), 'build']
+        build += ['--merge-install', '--base-paths', str(ROOT)]
+        build += ['--build-base', str(base / 'build'), '--install-base', str(installed)]
+        subprocess.run(build, check=True, cwd=base, capture_output=True, text=True, timeout=300)
+    return installed
+
+
+def starter(installed: Path, folders: Callable[[], Path]) -> Callable[..., Any]:
+    """Return a function that starts the node: `with start(feed_type=1) as robot`.
+
+    Args:
+        folders: makes a folder for each.
+    """
+
+    os.environ.setdefault(PROFILES, str(CONFIG / 'quick_discovery.xml'))
+
+    @contextmanager
+    def start(
+        family: str = 'internvl',
+        arguments: Sequence[str] = (),
+        togetheros: bool = False,
+        beside: Robot | None = None,
+        command: Sequence[str] = (),
+        **parameters: Any,
+    ) -> Iterator[Robot]:
+        if togetheros:
+            pytest.importorskip('ai_msgs', reason='`make test` builds it')
+        options = dict(togetheros=togetheros, beside=beside, command=command)
+        encoder, decoder, kind = MODELS[family]
+        models = dict(model_file_name=encoder, llm_model_name=decoder, model_type=kind.number)
+        settings = {**models, **parameters}
+        with Robot(installed, folders(), settings, arguments, **options) as robot:
+            yield robot
+
+    return start
 
 
 def installed_environment(installed: Path) -> dict[str, str]:

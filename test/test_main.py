@@ -1,5 +1,6 @@
 """The start of the process."""
 
+import signal
 import subprocess
 import sys
 
@@ -14,21 +15,23 @@ from hobot_llamacpp_py.__main__ import main
 main()
 """
 SCRIPT = """
-import sys
+import os, sys
 class Impatient:
     def find_spec(self, name, path=None, target=None):
         if name == 'rclpy':
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), {number})
 sys.meta_path.insert(0, Impatient())
 from hobot_llamacpp_py.__main__ import main
 main()
 """
 
 
-def test_ctrl_c_while_the_node_is_imported() -> None:
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_the_node_is_imported(number: int) -> None:
     """Whoever changes their mind at once sees no traceback."""
+    script = SCRIPT.format(number=int(number))
     result = subprocess.run(
-        [sys.executable, '-c', SCRIPT], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert (result.returncode, result.stdout, result.stderr) == (0, '', '')
 

@@ -15,7 +15,7 @@ PACKAGE = ROOT / 'hobot_llamacpp_py'
 # The rooms, each with what it may import of the package besides itself.
 CORE = {
     *('board', 'catalogue', 'config', 'errors', 'families', 'files', 'folders', 'gguf_header'),
-    *('llama_api', 'llama_log'),
+    *('llama_api', 'llama_log', 'signals'),
 }
 ROOMS = {
     'health': CORE,
@@ -28,7 +28,7 @@ ROOMS = {
     'ros': CORE | {'health', 'drawing', 'vision', 'engine', 'remote', 'watch', 'web'},
     'launching': CORE | {'ros'},
     'tools': CORE | {'health', 'drawing', 'vision', 'engine', 'remote', 'watch', 'web', 'ros'},
-    '__main__': {'health', 'ros'},
+    '__main__': {'health', 'ros', 'signals'},
 }
 ROS = {'rclpy', 'std_msgs', 'sensor_msgs', 'std_srvs', 'diagnostic_msgs', 'launch', 'launch_ros'}
 MOST_LINES, MOST_LINES_OF_A_CLASS = 400, 250

@@ -1,4 +1,7 @@
-"""A wall clock that a test can set, for one process: a library in front of libc's clocks."""
+"""A wall clock that a test can set, for one process: a library in front of libc's clocks.
+
+What waits by that clock waits as long as it would if the kernel's had been set before.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ SOURCE = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <semaphore.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -51,6 +56,39 @@ time_t time(time_t *now) {
     clock_gettime(CLOCK_REALTIME, &exact);
     if (now) *now = exact.tv_sec;
     return exact.tv_sec;
+}
+
+static struct timespec kernels(const struct timespec *deadline) {
+    struct timespec own = *deadline;
+    if (offset) own.tv_sec -= *offset;
+    return own;
+}
+
+int pthread_cond_timedwait(pthread_cond_t *cond, pthread_mutex_t *mutex,
+                           const struct timespec *t) {
+    typedef int (*wait)(pthread_cond_t *, pthread_mutex_t *, const struct timespec *);
+    static wait next;
+    if (!next) next = (wait)dlvsym(RTLD_NEXT, "pthread_cond_timedwait", "GLIBC_2.3.2");
+    if (!next) next = (wait)dlsym(RTLD_NEXT, "pthread_cond_timedwait");
+    if (cond->__data.__wrefs & 2) return next(cond, mutex, t);      /* the steady clock's */
+    struct timespec own = kernels(t);
+    return next(cond, mutex, &own);
+}
+
+int sem_timedwait(sem_t *semaphore, const struct timespec *t) {
+    typedef int (*wait)(sem_t *, const struct timespec *);
+    static wait next;
+    if (!next) next = (wait)dlsym(RTLD_NEXT, "sem_timedwait");
+    struct timespec own = kernels(t);
+    return next(semaphore, &own);
+}
+
+int pthread_mutex_timedlock(pthread_mutex_t *mutex, const struct timespec *t) {
+    typedef int (*wait)(pthread_mutex_t *, const struct timespec *);
+    static wait next;
+    if (!next) next = (wait)dlsym(RTLD_NEXT, "pthread_mutex_timedlock");
+    struct timespec own = kernels(t);
+    return next(mutex, &own);
 }
 """
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import sys
 import threading
+from collections.abc import Callable
 from queue import SimpleQueue
 
 import rclpy
@@ -24,6 +24,7 @@ from hobot_llamacpp_py.errors import VlmError
 from hobot_llamacpp_py.ros.node import STOP_TIMEOUT, LlamacppNode
 from hobot_llamacpp_py.ros.parameters import explained
 from hobot_llamacpp_py.ros.settings import BUILT_IN, COMMAND
+from hobot_llamacpp_py.signals import ignore_ends, on_end
 
 __all__ = ['run']
 
@@ -52,8 +53,7 @@ def run(args: list[str] | None = None) -> int:
     # The main thread only waits, so that a signal is served whatever the others do. (The queue
     # and no event: a signal handler may put into it.)
     exits: SimpleQueue[int] = SimpleQueue()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: exits.put(0))
+    on_end(lambda *_: exits.put(0))
     try:
         node = LlamacppNode(on_finished=exits.put)
     except (VlmError, NameValidationException, ParameterException) as error:
@@ -69,39 +69,49 @@ def run(args: list[str] | None = None) -> int:
     executor.add_node(node)
     stopping = threading.Event()
     spinner = threading.Thread(
-        target=_spin, args=(executor, node, stopping), name='executor', daemon=True
+        target=_spin, args=(executor, node, stopping, exits.put), name='executor', daemon=True
     )
     spinner.start()
     status = exits.get()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the end is near already
+    ignore_ends()
     ended = node.close()
     stopping.set()
     executor.shutdown(timeout_sec=STOP_TIMEOUT / 4)
     spinner.join(STOP_TIMEOUT / 4)
+    if not spinner.is_alive():
+        # Also where a thread is left: the middleware would leave its shared memory behind.
+        node.destroy_node()
+        rclpy.try_shutdown()
     if not ended or spinner.is_alive():
         # Native code, an encoder for example, does not return: leave without it.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
-    node.destroy_node()
-    rclpy.shutdown()
     return status
 
 
-def _spin(executor: SingleThreadedExecutor, node: LlamacppNode, stopping: threading.Event) -> None:
+def _spin(
+    executor: SingleThreadedExecutor,
+    node: LlamacppNode,
+    stopping: threading.Event,
+    end: Callable[[int], None],
+) -> None:
     """Serve callbacks until the executor is shut down; one that fails does not end the node."""
-    while not stopping.is_set() and rclpy.ok():
+    while rclpy.ok():
         try:
             executor.spin()
-            return
+            break
         except (ExternalShutdownException, ShutdownException):
-            return
+            break
         except Exception as error:
             if stopping.is_set():  # Humble's executor stumbles over its own shutdown
                 return
-            node.get_logger().error(f'a callback failed: {type(error).__name__}: {error}')
+            if rclpy.ok():
+                node.get_logger().error(f'a callback failed: {type(error).__name__}: {error}')
+    if not stopping.is_set():  # nothing can be heard or said any more
+        node.get_logger().fatal('ROS was shut down in this process: the node ends')
+        end(1)
 
 
 def _argument_error(error: str) -> str:

@@ -18,6 +18,7 @@ from hobot_llamacpp_py.ros.diagnostics import PERIOD, Diagnostics, timings
 from hobot_llamacpp_py.ros.events import SubscriptionEventCallbacks
 from hobot_llamacpp_py.ros.loading import loader
 from hobot_llamacpp_py.ros.log_forwarding import forward_logs
+from hobot_llamacpp_py.ros.namesakes import Namesakes
 from hobot_llamacpp_py.ros.parameters import explained
 from hobot_llamacpp_py.ros.picture_source import LocalPicture, NoPicture, PictureSource
 from hobot_llamacpp_py.ros.reporter import Reporter
@@ -70,7 +71,7 @@ class LlamacppNode(Node):
             from hobot_llamacpp_py.ros.overlay import Overlay
 
             self._overlay = Overlay(self, self._reporter)
-        self._diagnostics = Diagnostics(self)
+        self._diagnostics, self._namesakes = Diagnostics(self), Namesakes(self)
         self._inbox = Inbox(parameters.prompt_queue_size)
         self._source = self._picture_source()
         self._worker = Worker(
@@ -206,6 +207,7 @@ class LlamacppNode(Node):
         return SetParametersResult(successful=True)
 
     def _publish_diagnostics(self) -> None:
+        self._namesakes.check()
         if self._watch:
             self._watch.check()
         engine, worker, reporter = self._worker.engine, self._worker, self._reporter

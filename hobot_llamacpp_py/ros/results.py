@@ -57,21 +57,21 @@ class Results:
         Args:
             fillers: phrases, separated by `;`, of which one is said; empty: none.
         """
-        self._prompt.publish(String(data=prompt))
+        self._send(self._prompt, prompt)
         self._segmenter = SpeechSegmenter()
         phrases = [phrase.strip() for phrase in fillers.split(';') if phrase.strip()]
         if phrases:
-            self._speech.publish(String(data=random.choice(phrases)))
+            self._send(self._speech, random.choice(phrases))
 
     def piece(self, text: str) -> None:
         """Publish a piece of the running answer."""
-        self._partial.publish(String(data=text))
+        self._send(self._partial, text)
         for clause in self._segmenter.feed(text):
-            self._speech.publish(String(data=clause))
+            self._send(self._speech, clause)
 
     def thought(self, text: str) -> None:
         """Publish a piece of what the model thinks, which is nobody's answer."""
-        self._thinking.publish(String(data=text))
+        self._send(self._thinking, text)
 
     def end(self, text: str, header: Header, steps: Mapping[str, Interval]) -> None:
         """Publish the whole answer and what is left to speak of it.
@@ -81,7 +81,7 @@ class Results:
             steps: when the steps of the work happened.
         """
         for clause in self._segmenter.finish():
-            self._speech.publish(String(data=clause))
+            self._send(self._speech, clause)
         if self._segmenter.in_code:
             self._node.get_logger().info(
                 'the answer ends within a block of code, which nothing closes: code is not spoken,'
@@ -89,11 +89,19 @@ class Results:
             )
         if self.targets:
             self.targets.publish(text, header, steps)
-        self._text.publish(String(data=text))
+        self._send(self._text, text)
 
     def error(self, error: str) -> None:
         """Publish that a prompt failed."""
-        self._text.publish(String(data=f'[error] {error}'))
+        self._send(self._text, f'[error] {error}')
+
+    def _send(self, publisher: Publisher, text: str) -> None:
+        try:
+            publisher.publish(String(data=text))
+        except Exception:  # of rclpy's C library
+            if self._node.context.ok():
+                raise
+            # ROS was shut down in this process: nobody hears anything any more, and the node ends.
 
     def has_reader(self) -> bool:
         """Tell whether somebody listens to the whole answers."""

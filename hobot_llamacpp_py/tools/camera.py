@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import signal
 import sys
 import threading
 import time
@@ -23,6 +22,7 @@ from std_msgs.msg import Header
 from hobot_llamacpp_py.errors import ImageError, VlmError
 from hobot_llamacpp_py.files import find_file
 from hobot_llamacpp_py.ros.frame import bgr_to_compressed, bgr_to_image
+from hobot_llamacpp_py.signals import on_end
 from hobot_llamacpp_py.tools.arguments import ArgumentParser, number_below, topic
 from hobot_llamacpp_py.tools.frames import frames_of
 
@@ -74,8 +74,7 @@ def _publish(options: argparse.Namespace, arguments: list[str] | None) -> None:
     stopping = threading.Event()
     # rclpy's own handlers would shut its context down in the middle of a publish.
     rclpy.init(args=arguments, signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
+    on_end(lambda *_: stopping.set())
     node = rclpy.create_node('camera')
     reliability = (
         ReliabilityPolicy.BEST_EFFORT if options.best_effort else ReliabilityPolicy.RELIABLE

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -12,6 +11,7 @@ from hobot_llamacpp_py.config import ChatConfig
 from hobot_llamacpp_py.engine import Engine
 from hobot_llamacpp_py.errors import VlmError
 from hobot_llamacpp_py.files import find_file, text_of
+from hobot_llamacpp_py.signals import on_end
 from hobot_llamacpp_py.tools.arguments import ArgumentParser
 from hobot_llamacpp_py.tools.model_options import (
     Models,
@@ -41,8 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     except VlmError as error:
         print(f'error: {explained(error)}', file=sys.stderr)
         sys.exit(1)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: news.put(''))
+    on_end(lambda *_: news.put(''))
     thread.start()
     server.start()
     if (reason := news.get()) is None:

@@ -65,6 +65,6 @@ class EmbeddingCache:
         return embeddings
 
     def close(self) -> None:
-        """Free the encoder, once it has finished with a picture; closing again does no harm."""
-        self._encoder.close()  # one that works in another process is ended by this
+        """Free the encoder, also while it is at a picture; closing again does no harm."""
+        self._encoder.close()  # which ends what it is at
         self._executor.shutdown(wait=True, cancel_futures=True)

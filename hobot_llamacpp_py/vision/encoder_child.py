@@ -22,7 +22,7 @@ from hobot_llamacpp_py.vision.backends import BACKENDS
 from hobot_llamacpp_py.vision.encoder import CpuEncoder
 from hobot_llamacpp_py.vision.shared_arrays import SharedArrays
 
-__all__ = ['main']
+__all__ = ['main', 'tie']
 
 
 def main(job: dict[str, Any]) -> None:
@@ -64,13 +64,18 @@ def _words(error: Exception) -> dict[str, object]:
 
 
 def _die_with_parent(lifeline: int) -> None:
-    """Have the kernel kill this process as soon as the parent's end of the pipe is closed.
-
-    That works while native code holds the GIL, when no Python thread could see the end of file.
-    (PR_SET_PDEATHSIG would follow the thread that started us, not the process.)
-    """
-    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
-    fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_ASYNC)
+    """Have this process end with its parent, also where that is gone already."""
+    tie(lifeline, os.getpid())
     if select.select([lifeline], [], [], 0)[0]:  # it was closed before we asked for the signal
         os._exit(1)
+
+
+def tie(lifeline: int, process: int) -> None:
+    """Have the kernel kill a process as soon as the other end of the pipe is closed.
+
+    That works while native code holds the GIL, when no Python thread could see the end of file.
+    (PR_SET_PDEATHSIG would follow the thread that started the process, not its process.)
+    """
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, process)
+    fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_ASYNC)

@@ -31,6 +31,7 @@ from hobot_llamacpp_py import errors
 from hobot_llamacpp_py.config import EncoderConfig
 from hobot_llamacpp_py.errors import InferenceError, ModelFileError, VlmError
 from hobot_llamacpp_py.families import ModelFamily
+from hobot_llamacpp_py.vision.encoder_child import tie
 from hobot_llamacpp_py.vision.shared_arrays import SharedArrays
 
 __all__ = ['INTERPRETER', 'ProcessEncoder']
@@ -42,6 +43,7 @@ INTERPRETER = 'HOBOT_LLAMACPP_ENCODER_PYTHON'
 
 START_TIMEOUT = 120.0  # seconds: a model of hundreds of megabytes from an SD card
 END_TIMEOUT = 1.0
+HANG_UP_TIMEOUT = 0.3  # seconds to end by itself, with nothing to do
 MAX_DELAY = 30.0
 
 # The package is taken from where this one lies and from nowhere else, and its folder does not stay
@@ -257,6 +259,7 @@ class _Child:
                 raise ModelFileError(
                     f'the encoder process cannot be started with {command[0]}: {error}'
                 ) from None
+            tie(reader, self._process.pid)  # until it does so itself, or in its place: stopped
         self._received = b''
         self._number = 0  # of the request
         self._last_words: dict[str, str] = {}
@@ -304,7 +307,7 @@ class _Child:
         """Hang up, wait for the process's end, for a moment only, and free everything."""
         with contextlib.suppress(OSError):
             self._channel.shutdown(socket.SHUT_RDWR)
-        if not self._has_ended():
+        if not self._has_ended(HANG_UP_TIMEOUT):  # stopped, for example
             self._process.kill()
             if not self._has_ended():
                 log.warning('the encoder process %d cannot be ended', self._process.pid)
@@ -321,9 +324,9 @@ class _Child:
         words = self._last_words.get('thrown') or self._last_words.get('line')
         return f'{how}; its last words were: {words}' if words else how
 
-    def _has_ended(self) -> bool:
+    def _has_ended(self, timeout: float = END_TIMEOUT) -> bool:
         try:
-            self._process.wait(END_TIMEOUT)
+            self._process.wait(timeout)
         except subprocess.TimeoutExpired:
             return False
         return True

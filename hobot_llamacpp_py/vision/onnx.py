@@ -43,6 +43,7 @@ class OnnxEncoder:
             )
         except Exception as error:  # ONNX Runtime raises many types of its own
             raise ModelFileError(f'ONNX Runtime cannot load {path}: {text_of(error)}') from None
+        self._run_options = ort.RunOptions()
         inputs = self._session.get_inputs()
         if len(inputs) != 1 or inputs[0].type not in _FLOAT_TYPES:
             found = ', '.join(f'{i.name} {i.type}' for i in inputs)
@@ -58,11 +59,12 @@ class OnnxEncoder:
         """Return the embeddings of a fitted picture; the GIL is free meanwhile."""
         feed = {self._input: normalise(fitted, self._spec).astype(self._dtype, copy=False)}
         try:
-            (output,) = self._session.run([self._output], feed)
+            (output,) = self._session.run([self._output], feed, self._run_options)
         except Exception as error:
             raise InferenceError(f'{self._path}: ONNX Runtime failed: {text_of(error)}') from None
         return as_embeddings(output, self._path)
 
     def close(self) -> None:
-        """Free the session; closing again does no harm."""
+        """Free the session, which ends a running `encode`; closing again does no harm."""
+        self._run_options.terminate = True
         self._session = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -764,27 +763,6 @@ class TestControl:
         key = 'incompatible prompt publishers'
         chat.wait_for(lambda: int(chat.status[key]) > 0, 'noticing')
         assert 'a publisher on /prompt_text has an incompatible QoS' in chat.log
-
-    @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-    @pytest.mark.parametrize('moment', ['idle', 'answering', 'waiting', 'loading'])
-    def test_signals_end_it(self, start: Start, number: int, moment: str) -> None:
-        """Ctrl-C and SIGTERM end the node at any moment, cleanly, with status 0."""
-        endless = dict(max_tokens=30000, n_ctx=32768, temperature=100.0, top_k=0, top_p=1.0)
-        parameters = dict(image=CONFIG / 'image2.jpg')
-        if moment == 'answering':
-            parameters |= dict(user_prompt=DESCRIBE, min_p=0.0, seed=1, **endless)
-        if moment == 'waiting':
-            parameters |= dict(feed_type=1, user_prompt=DESCRIBE, image_timeout=3600.0)
-        with start(**parameters) as robot:
-            if moment == 'loading':
-                robot.wait_for(lambda: robot.client.count_publishers('/diagnostics'), 'start')
-            else:
-                robot.wait_until_ready()
-            status, seconds = robot.stop(number)
-            assert status == 0
-            assert seconds < 10
-            assert 'Traceback' not in robot.log
-            assert 'rror' not in robot.log
 
 
 class TestMistakes:
