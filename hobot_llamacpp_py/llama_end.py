@@ -38,10 +38,9 @@ def _end(reason: str) -> None:
 
 @ctypes.CFUNCTYPE(None, ctypes.c_char_p)  # type: ignore[untyped-decorator]
 def _on_abort(message: bytes) -> None:
-    _end(
-        f'llama.cpp does not go on: {" ".join(message.decode("utf-8", "replace").split())};'
-        ' the model file is damaged, or memory was short'
-    )
+    # Of the place in llama.cpp's source, the file's name is enough.
+    text = ' '.join(message.decode('utf-8', 'replace').split()).rpartition('/')[2]
+    _end(f'llama.cpp does not go on: {text}; the model file is damaged, or memory was short')
 
 
 @ctypes.CFUNCTYPE(None)  # type: ignore[untyped-decorator]
