@@ -33,10 +33,13 @@ __all__ = [
     'RemoteError',
     'NodeError',
     'CancelledError',
+    'MEMORY_IS_SHORT',
     'one_line',
 ]
 
 log = logging.getLogger(__name__)
+
+MEMORY_IS_SHORT = 'memory is short: end other programs, or take a smaller n_ctx or model'
 
 
 class VlmError(Exception):
@@ -129,5 +132,7 @@ def one_line(error: Exception) -> str:
     """Return the line for the user; an error that nobody foresaw is logged with its traceback."""
     if isinstance(error, VlmError):
         return str(error)
+    if isinstance(error, MemoryError) or "can't start new thread" in str(error):
+        return MEMORY_IS_SHORT
     log.error('unexpected error, please report it', exc_info=error)
     return f'internal error: {type(error).__name__}: {" ".join(str(error).split())}'

@@ -10,13 +10,16 @@ from pathlib import Path
 
 from hobot_llamacpp_py.errors import ModelFileError
 
-__all__ = ['GgufHeader', 'Value', 'check_magic']
+__all__ = ['BOOL', 'FLOATS', 'FLOAT32', 'STRING', 'UINT32', 'GgufHeader', 'Value', 'check_magic']
 
 Value = int | float | bool | str | list['Value']
 
 # The types of GGUF values by their number; 8 is a string, 9 an array.
 _FORMATS = dict(enumerate(('B', 'b', 'H', 'h', 'I', 'i', 'f', '?', '', '', 'Q', 'q', 'd')))
 _STRING, _ARRAY = 8, 9
+UINT32, FLOAT32, BOOL, STRING, FLOATS = (4,), (6,), (7,), (_STRING,), (_ARRAY, 6)
+"""Kinds of values."""
+_MAX_AXES = 4
 # Numbers in a block and bytes of a block by the number of the tensor type: F32, F16, Q4_0, Q4_1,
 # Q5_0, Q5_1, Q8_0, Q8_1, Q2_K to Q8_K, IQ2_XXS, IQ2_XS, IQ3_XXS, IQ1_S, IQ4_NL, IQ3_S, IQ2_S,
 # IQ4_XS, I8 to I64, F64, IQ1_M, BF16, TQ1_0, TQ2_0, MXFP4. Of others only the start is known.
@@ -50,9 +53,16 @@ def check_magic(path: Path) -> None:
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """Metadata by key, and tensor shapes by name (the axis that lies together comes first)."""
+    """What stands at the head of a file.
+
+    Attributes:
+        metadata: values by their keys.
+        kinds: of which kind each of them is: the number of its type, and that of an array's items.
+        shapes: those of the tensors by name; the axis that lies together comes first.
+    """
 
     metadata: dict[str, Value]
+    kinds: dict[str, tuple[int, ...]]
     shapes: dict[str, tuple[int, ...]]
 
     def integer(self, key: str) -> int:
@@ -82,7 +92,7 @@ class GgufHeader:
                 return header
         except OSError as error:
             raise ModelFileError(f'{path}: {error.strerror}') from None
-        except (struct.error, ValueError, KeyError, ZeroDivisionError):
+        except (struct.error, ValueError, KeyError, OverflowError):
             raise ModelFileError(
                 f'{path} is damaged: its GGUF header cannot be read; download it again'
             ) from None
@@ -99,25 +109,41 @@ class _Reader:
             raise ValueError(version)
         n_tensors, n_values = self._integer('Q'), self._integer('Q')
         metadata: dict[str, Value] = {}
+        kinds: dict[str, tuple[int, ...]] = {}
         for _ in range(n_values):
-            key = self._string()
-            metadata[key] = self._value(self._integer('I'))
-        shapes, end = {}, 0
+            key, kind = self._string(), self._integer('I')
+            if key in metadata:  # else a file of zeros would go on for long
+                raise ValueError(key)
+            if kind == _ARRAY:
+                item = self._integer('I')
+                metadata[key], kinds[key] = self._array(item), (kind, item)
+            else:
+                metadata[key], kinds[key] = self._value(kind), (kind,)
+        shapes: dict[str, tuple[int, ...]] = {}
+        end = 0
         for _ in range(n_tensors):
-            name = self._string()
-            shapes[name] = tuple(self._integer('Q') for _ in range(self._integer('I')))
+            name, n_axes = self._string(), self._integer('I')
+            if name in shapes or n_axes > _MAX_AXES:
+                raise ValueError(name)
+            shapes[name] = tuple(self._integer('Q') for _ in range(n_axes))
             numbers, size = _BLOCKS.get(self._integer('I'), (1, 0))
             end = max(end, self._integer('Q') + math.prod(shapes[name]) // numbers * size)
-        alignment = int(str(metadata.get('general.alignment', 32)))
-        return GgufHeader(metadata, shapes), -(-self._at // alignment) * alignment + end
+        alignment = metadata.get('general.alignment', 32)
+        if not isinstance(alignment, int) or alignment < 1:
+            raise ValueError(alignment)
+        return GgufHeader(metadata, kinds, shapes), -(-self._at // alignment) * alignment + end
 
     def _value(self, kind: int) -> Value:
-        if kind == _STRING:
-            return self._string()
-        if kind == _ARRAY:
-            item, count = self._integer('I'), self._integer('Q')
-            return [self._value(item) for _ in range(count)]
-        return self._number(_FORMATS[kind])
+        return self._string() if kind == _STRING else self._number(_FORMATS[kind])
+
+    def _array(self, item: int) -> Value:
+        count = self._integer('Q')
+        if item == _STRING:
+            return [self._string() for _ in range(count)]
+        format = f'<{count}{_FORMATS[item]}'  # of an array in an array, which there is not: none
+        values = list(struct.unpack_from(format, self._data, self._at))
+        self._at += struct.calcsize(format)
+        return values
 
     def _integer(self, format: str) -> int:
         return int(self._number(format))

@@ -15,7 +15,7 @@ PACKAGE = ROOT / 'hobot_llamacpp_py'
 # The rooms, each with what it may import of the package besides itself.
 CORE = {
     *('board', 'catalogue', 'config', 'errors', 'families', 'files', 'folders', 'gguf_header'),
-    *('llama_api', 'llama_log', 'signals'),
+    *('llama_api', 'llama_end', 'llama_log', 'signals'),
 }
 ROOMS = {
     'health': CORE,

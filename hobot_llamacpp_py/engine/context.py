@@ -10,6 +10,7 @@ from typing import Any
 from hobot_llamacpp_py.config import DecoderConfig
 from hobot_llamacpp_py.errors import ModelFileError
 from hobot_llamacpp_py.llama_api import llama_cpp
+from hobot_llamacpp_py.llama_end import end_with_a_line
 from hobot_llamacpp_py.llama_log import Reason
 
 __all__ = ['load_model', 'make_context', 'metadata', 'padded']
@@ -19,6 +20,7 @@ _FLASH_ATTN_TYPES = {
     'on': llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED,
     'off': llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED,
 }
+_EPSILONS = ('layer_norm_epsilon', 'layer_norm_rms_epsilon')
 
 
 def load_model(path: Path) -> Any:
@@ -27,11 +29,18 @@ def load_model(path: Path) -> Any:
     Raises:
         ModelFileError: llama.cpp cannot, with its reason.
     """
+    end_with_a_line()
     params = llama_cpp.llama_model_default_params()
     with Reason() as reason:
         model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
         raise ModelFileError(f'llama.cpp cannot load {path}: {reason}')
+    for key in _EPSILONS:
+        value = metadata(model, f'{metadata(model, "general.architecture")}.attention.{key}')
+        # llama.cpp finds this out at the first token, and ends the process then.
+        if value is not None and not 0 <= float(value) < 1:
+            llama_cpp.llama_model_free(model)
+            raise ModelFileError(f'{path} is damaged: {key} is {value}; download it again')
     return model
 
 

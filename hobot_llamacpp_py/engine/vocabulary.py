@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from hobot_llamacpp_py.engine.prompt_format import Special, Text
-from hobot_llamacpp_py.errors import InferenceError
+from hobot_llamacpp_py.errors import InferenceError, ModelFileError
 from hobot_llamacpp_py.llama_api import llama_cpp
 
 __all__ = ['Vocabulary']
@@ -22,6 +22,9 @@ class Vocabulary:
 
     Args:
         model: llama.cpp's handle; the caller frees it.
+
+    Raises:
+        ModelFileError: the chat template is no text.
     """
 
     def __init__(self, model: Any) -> None:
@@ -29,7 +32,12 @@ class Vocabulary:
         """llama.cpp's own handle."""
         self.n_tokens: int = llama_cpp.llama_vocab_n_tokens(self.handle)
         template: bytes | None = llama_cpp.llama_model_chat_template(model, None)
-        self.chat_template = template.decode() if template else None
+        try:
+            self.chat_template = template.decode() if template else None
+        except UnicodeDecodeError:
+            raise ModelFileError(
+                'the chat template of the GGUF is damaged, it is no UTF-8; download it again'
+            ) from None
         """The Jinja chat template in the GGUF's metadata, if any."""
         self._pieces: dict[int, bytes] = {}
         self._buffer = ctypes.create_string_buffer(1024)

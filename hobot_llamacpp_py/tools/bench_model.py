@@ -64,6 +64,7 @@ def write_model() -> Path:
         writer.close()
         partial.rename(path)
     except OSError as error:
+        partial.unlink(missing_ok=True)
         raise ModelFileError(f'{partial}: {error.strerror}; it takes 350 MB') from None
     return path
 

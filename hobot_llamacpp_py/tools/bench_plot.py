@@ -8,6 +8,7 @@ from typing import Any
 from hobot_llamacpp_py.errors import VlmError
 from hobot_llamacpp_py.tools.bench_engine import FILL, PARTS, WAYS
 from hobot_llamacpp_py.tools.bench_results import ENGINE, PART, Results
+from hobot_llamacpp_py.tools.whole_file import write_whole
 
 __all__ = ['SUFFIXES', 'check_can_draw', 'draw', 'plot']
 
@@ -52,10 +53,8 @@ def plot(results: Results, path: Path) -> None:
     Raises:
         VlmError: the file cannot be written.
     """
-    try:
-        draw(results).savefig(path, format=path.suffix[1:].lower())
-    except OSError as error:
-        raise VlmError(f'{path}: {error.strerror}') from None
+    drawn, kind = draw(results), path.suffix[1:].lower()
+    write_whole(path, lambda partial: drawn.savefig(partial, format=kind))
 
 
 def draw(results: Results) -> Any:

@@ -20,6 +20,7 @@ import numpy as np
 from hobot_llamacpp_py.engine.threads import usable_cores
 from hobot_llamacpp_py.errors import ModelFileError, VlmError
 from hobot_llamacpp_py.folders import share_directory
+from hobot_llamacpp_py.tools.whole_file import write_whole
 
 __all__ = [
     'ENGINE',
@@ -108,10 +109,8 @@ class Results:
             found[name] = {key: item.value for key, item in getattr(self, name).items()}
         both = self.ratios | self.figures
         found['spread'] = {key: [item.low, item.high] for key, item in both.items()}
-        try:
-            path.write_text(json.dumps(found, indent=2) + '\n', 'utf-8')
-        except OSError as error:
-            raise VlmError(f'{path}: {error.strerror}') from None
+        text = json.dumps(found, indent=2) + '\n'
+        write_whole(path, lambda partial: partial.write_text(text, 'utf-8'))
 
     @classmethod
     def read(cls, path: Path) -> Results:

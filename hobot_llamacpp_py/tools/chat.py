@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 import signal
@@ -127,13 +128,19 @@ def _typed_lines() -> Iterator[str]:
             f'editing needs prompt_toolkit: {INSTALL}; without it: --once QUESTION, or questions'
             ' from a pipe'
         ) from None
+
+    class Kept(FileHistory):
+        def store_string(self, string: str) -> None:
+            with contextlib.suppress(OSError):  # the disk is full: the question is asked anyway
+                super().store_string(string)
+
     state = os.environ.get('XDG_STATE_HOME') or os.path.expanduser('~/.local/state')
     path = Path(state) / 'hobot_llamacpp_py' / 'chat_history'
     history: History
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.open('a').close()
-        history = FileHistory(str(path))
+        history = Kept(str(path))
     except OSError:  # nowhere to keep it
         history = InMemoryHistory()
     session: PromptSession[str] = PromptSession(history=history)

@@ -56,8 +56,8 @@ def main(arguments: list[str] | None = None) -> None:
         try:
             lines = [_line(finding) for finding in findings]
             write_report(options.report, asked.case.machine, lines)
-        except OSError as error:
-            parser.error(f'{options.report}: {error.strerror}')
+        except VlmError as error:
+            parser.error(str(error))
         print(f'the report is in {options.report}', file=sys.stderr)
     sys.exit(1 if failures else 0)
 

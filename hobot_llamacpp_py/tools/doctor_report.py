@@ -14,6 +14,7 @@ from pathlib import Path
 from hobot_llamacpp_py.folders import share_directory
 from hobot_llamacpp_py.health.machine import Machine
 from hobot_llamacpp_py.health.packages import version_of
+from hobot_llamacpp_py.tools.whole_file import write_whole
 
 __all__ = ['scrubbed', 'write_report']
 
@@ -42,7 +43,7 @@ def write_report(path: Path, machine: Machine, lines: Sequence[str]) -> None:
         lines: what the checks found.
 
     Raises:
-        OSError: the file cannot be written.
+        VlmError: the file cannot be written.
     """
     processor = machine.fields('/proc/cpuinfo')
     memory = machine.fields('/proc/meminfo')
@@ -65,7 +66,8 @@ def write_report(path: Path, machine: Machine, lines: Sequence[str]) -> None:
         versions += [f'Python: {platform.python_version()}', *found]
     # Versions may look like addresses.
     text = scrubbed(_sections(hidden), machine) + _sections([('Versions', versions)])
-    path.write_text(f'# hobot_llamacpp_py doctor\n{text}', 'utf-8')
+    text = f'# hobot_llamacpp_py doctor\n{text}'
+    write_whole(path, lambda partial: partial.write_text(text, 'utf-8'))
 
 
 def _own_version() -> str:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from hobot_llamacpp_py.catalogue import Edition
-from hobot_llamacpp_py.errors import ModelFileError
+from hobot_llamacpp_py.errors import ModelFileError, VlmError
+from hobot_llamacpp_py.tools.whole_file import write_whole
 
 __all__ = ['CHECKSUMS', 'Download', 'digest', 'read_checksums']
 
@@ -172,7 +173,11 @@ def in_words(size: int) -> str:
 def _note_checksum(folder: Path, name: str, sha256: str) -> None:
     checksums = {**read_checksums(folder), name: sha256}
     lines: Iterable[str] = (f'{checksums[key]}  {key}\n' for key in sorted(checksums))
-    (folder / CHECKSUMS).write_text(''.join(lines), 'utf-8')
+    text = ''.join(lines)
+    try:
+        write_whole(folder / CHECKSUMS, lambda partial: partial.write_text(text, 'utf-8'))
+    except VlmError as error:
+        raise ModelFileError(f'{error}: free some of its disk, then {_AGAIN}') from None
 
 
 def _cause(error: BaseException) -> str:

@@ -31,7 +31,10 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         _watch(options)
     except (VlmError, OSError) as error:
-        line = explained(error) if isinstance(error, VlmError) else str(error)
+        if isinstance(error, VlmError):
+            line = explained(error)
+        else:  # of what is open already, Python does not tell the name
+            line = f'{error.filename or options.csv or "standard output"}: {error.strerror}'
         print(f'error: {line}', file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:

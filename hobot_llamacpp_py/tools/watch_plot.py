@@ -10,6 +10,7 @@ from hobot_llamacpp_py.drawing.fonts import Fonts
 from hobot_llamacpp_py.errors import DrawingError, VlmError
 from hobot_llamacpp_py.tools.bench_plot import COLOURS, SMALL, SUFFIXES, check_matplotlib
 from hobot_llamacpp_py.tools.watch_table import Row, shown
+from hobot_llamacpp_py.tools.whole_file import write_whole
 from hobot_llamacpp_py.watch.rules import Rule
 
 __all__ = ['check_can_draw', 'plot']
@@ -36,11 +37,9 @@ def plot(rules: Sequence[Rule], rows: Sequence[Row], path: Path) -> None:
     Raises:
         VlmError: the file cannot be written.
     """
-    drawn = [rule for rule in rules if rule.kind != 'text']
-    try:
-        _draw(drawn, rows).savefig(path, format=path.suffix[1:].lower())
-    except OSError as error:
-        raise VlmError(f'{path}: {error.strerror}') from None
+    drawn = _draw([rule for rule in rules if rule.kind != 'text'], rows)
+    kind = path.suffix[1:].lower()
+    write_whole(path, lambda partial: drawn.savefig(partial, format=kind))
 
 
 def _draw(rules: Sequence[Rule], rows: Sequence[Row]) -> Any:

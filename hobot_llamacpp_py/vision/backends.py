@@ -36,6 +36,10 @@ class Backend:
         """
         if not Path(path).is_file():
             raise ModelFileError(f'{path}: no such file')
+        try:
+            open(path, 'rb').close()
+        except OSError as error:  # ONNX Runtime would tell its number
+            raise ModelFileError(f'{path}: {error.strerror}') from None
         module, name = self.encoder.split('.')
         make = getattr(importlib.import_module(f'hobot_llamacpp_py.vision.{module}'), name)
         encoder: VisionEncoder = make(Path(path), family, config)

@@ -36,6 +36,7 @@ class EmbeddingCache:
         self._lock = threading.Lock()
         self._futures: OrderedDict[str, Future[Embeddings]] = OrderedDict()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix='encoder')
+        self._executor.submit(int)  # has the thread made now: later there may be no memory for it
 
     def start(self, picture: Picture) -> Future[Embeddings]:
         """Begin to encode a picture, unless its embeddings are there or under way.

@@ -23,6 +23,7 @@ from hobot_llamacpp_py.errors import InferenceError, ModelFileError
 from hobot_llamacpp_py.families import ModelFamily
 from hobot_llamacpp_py.health.packages import INSTALL_LIBMTMD
 from hobot_llamacpp_py.llama_api import llama_cpp
+from hobot_llamacpp_py.llama_end import end_with_a_line
 from hobot_llamacpp_py.llama_log import Reason, on_llama_log
 from hobot_llamacpp_py.vision.mmproj_header import mmproj_sizes
 from hobot_llamacpp_py.vision.tensors import as_embeddings
@@ -59,6 +60,7 @@ class MmprojEncoder:
             ) from None
         self._mtmd: Any = mtmd_cpp
         self._mtmd.mtmd_log_set(on_llama_log, None)
+        end_with_a_line()
         try:
             self._vocabulary = _load_vocabulary()
             self._load(config.n_threads or 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from hobot_llamacpp_py.vision.tensors import as_embeddings, input_spec, text_of
 
 __all__ = ['OnnxEncoder']
 
+LOAD_TIMEOUT = 60.0  # seconds
 _FLOAT_TYPES = {'tensor(float)': np.float32, 'tensor(float16)': np.float16}
 
 
@@ -37,12 +39,17 @@ class OnnxEncoder:
         options.log_severity_level = 4  # what goes wrong arrives as an exception
         # Spinning threads would take the cores from llama.cpp's after every picture.
         options.add_session_config_entry('session.intra_op.allow_spinning', '0')
+        # It holds the GIL while it reads a model, and may read a damaged one for ever: nothing
+        # that is written in Python can end the process then.
+        faulthandler.dump_traceback_later(LOAD_TIMEOUT, exit=True, file=2)
         try:
             self._session = ort.InferenceSession(
                 str(path), options, providers=['CPUExecutionProvider']
             )
         except Exception as error:  # ONNX Runtime raises many types of its own
             raise ModelFileError(f'ONNX Runtime cannot load {path}: {text_of(error)}') from None
+        finally:
+            faulthandler.cancel_dump_traceback_later()
         self._run_options = ort.RunOptions()
         inputs = self._session.get_inputs()
         if len(inputs) != 1 or inputs[0].type not in _FLOAT_TYPES:

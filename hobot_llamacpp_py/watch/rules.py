@@ -23,6 +23,7 @@ MOST_RULES = 100
 MOST_ANSWERS = 1000
 _LONGEST = 2000  # characters of a question
 _LARGEST = 1_000_000  # characters of a file
+_DEEPEST, _MOST_EVENTS = 20, 20_000  # 100 rules of ten answers have half of it
 _NAME = re.compile(r'[A-Za-z](?:_?[A-Za-z0-9])*')
 _RESERVED = ('enable', 'picture')  # topics and services beside those of the rules
 
@@ -107,8 +108,14 @@ def _read_yaml(path: Path) -> object:
         text = file.read(_LARGEST + 1)
     if len(text) > _LARGEST:
         raise ValueError(f'more than {_LARGEST} characters are too many for rules')
-    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-        raise ValueError('aliases (*) are not supported')
+    depth = 0
+    for n_events, event in enumerate(yaml.parse(text, yaml.SafeLoader)):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError('aliases (*) are not supported')
+        if depth > _DEEPEST or n_events > _MOST_EVENTS:  # it would be read for minutes
+            raise ValueError('it is nested too deeply, or holds too much, for rules')
     _check_keys(yaml.compose(text, yaml.SafeLoader))
     return yaml.safe_load(text)
 

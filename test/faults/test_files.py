@@ -1,0 +1,195 @@
+"""Broken files: each is told in one line, whatever is broken in it, and the right one works."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from nano import CONFIG, MODELS, ROOT, answer, draw_scene
+from robot import Robot
+
+from hobot_llamacpp_py.errors import ImageError
+from hobot_llamacpp_py.vision.image_file import read_image
+
+Start = Callable[..., AbstractContextManager[Robot]]
+DESCRIBE = 'Describe the image.'
+
+LOADER = Path(__file__).with_name('load_each.py')
+MANY = int(os.environ.get('HOBOT_LLAMACPP_FAULTS', '60'))
+"""How many files are broken at random, of each kind in each way."""
+MEMORY = 600 << 20  # bytes that a process may hold; these models take 100 MB
+WALL = 60.0  # seconds; what is computed is bounded by the loader itself, this finds what hangs
+
+
+def load_each(kind: str, how: str, n: int, first: int = 0) -> list[dict[str, Any]]:
+    """Load n broken files and the whole one; return what came of each."""
+    command = [sys.executable, str(LOADER), kind, how, str(first), str(n)]
+    variables = {**os.environ, 'PYTHONPATH': f'{ROOT}:{ROOT / "test"}'}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('kind', 'how', 'n'),
+    [
+        *((kind, 'other', 8) for kind in ('decoder', 'onnx', 'mmproj')),
+        *((kind, 'cut', 100) for kind in ('decoder', 'onnx', 'mmproj')),
+        *((kind, 'flipped', MANY) for kind in ('decoder', 'onnx', 'mmproj')),
+        *((kind, 'set', 2 * MANY) for kind in ('decoder', 'mmproj')),
+    ],
+)
+def test_broken_models(kind: str, how: str, n: int) -> None:
+    """A model file that is broken anywhere is refused in one line, or can be used.
+
+    It never ends the process by a signal, nor takes much time or memory; what is whole is used
+    after that as ever.
+    """
+    *found, whole = load_each(kind, how, n)
+    assert n == len(found)
+    for each in found:
+        assert each['status'] in (0, 1), each
+        # (ONNX Runtime, which hangs with the GIL: ended from outside, with a traceback.)
+        assert each['said'].count('\n') == 1 or each['said'].startswith('Timeout ('), each
+        assert 'internal error' not in each['said'], each
+        assert each['memory'] < MEMORY and each['wall'] < WALL, each
+        if how in ('cut', 'other'):
+            assert each['status'] == 1, each
+    right = answer(draw_scene(5)[0], DESCRIBE)
+    assert (whole['status'], whole['said']) == (
+        0,
+        '(9, 128)\n' if kind == 'mmproj' else right + '\n',
+    )
+
+
+def damaged_decoder() -> bytes:
+    """Return a decoder with one token twice, over which llama.cpp ends the process."""
+    data = MODELS['internvl'][1].read_bytes()
+    assert all(data.count(b'\xc4\xa0' + word) == 1 for word in (b'purple', b'circle'))
+    return data.replace(b'\xc4\xa0purple', b'\xc4\xa0circle')
+
+
+@pytest.mark.parametrize(
+    ('parameter', 'suffix', 'content', 'words'),
+    [
+        ('llm_model_name', 'gguf', damaged_decoder(), 'llama.cpp does not go on: llama-vocab.cpp'),
+        ('model_file_name', 'onnx', MODELS['internvl'][0].read_bytes()[:9999], 'cannot load'),
+        ('model_file_name', 'gguf', (CONFIG / 'mmproj-nano_smolvlm.gguf').read_bytes()[:9999], ''),
+    ],
+)
+def test_node_with_a_broken_model(
+    start: Start, tmp_path: Path, parameter: str, suffix: str, content: bytes, words: str
+) -> None:
+    """It ends with one line, the last, and status 1; with the right file it then answers."""
+    broken = tmp_path / f'broken.{suffix}'
+    broken.write_bytes(content)
+    with start(feed_type=1, **{parameter: broken}) as robot:
+        assert robot.wait_for_end() == 1
+        fatal = [line for line in robot.log.splitlines() if 'INFO' not in line]
+        assert len(fatal) == 1 and words in fatal[0], robot.log
+    scene, bgr = draw_scene(5)
+    with start(feed_type=1, image_timeout=20.0) as robot:
+        robot.wait_until_ready().show(bgr)
+        assert robot.ask(DESCRIBE) == answer(scene, DESCRIBE)
+
+
+NEVER_RIGHT = {
+    'empty': b'',
+    'zeros': bytes(4096),
+    'no text': b'\xff\xfe\x00{"a":',
+    'cut': b'{"type": "object", "properties": {"a": [',
+    'deep': b'[' * 100_000,
+}
+
+
+def test_broken_files_while_it_runs(start: Start, tmp_path: Path) -> None:
+    """A running node refuses each broken file in one line, and goes on answering rightly."""
+    scene, bgr = draw_scene(5)
+    with start(feed_type=1, image_timeout=20.0) as robot:
+        robot.wait_until_ready().show(bgr)
+        right = answer(scene, DESCRIBE)
+        assert robot.ask(DESCRIBE) == right
+        (tmp_path / 'folder').mkdir()
+        for parameter, suffix in (
+            ('watch_file', 'yaml'),
+            ('json_schema', 'json'),
+            ('grammar', 'gbnf'),
+            ('system_prompt', 'txt'),
+        ):
+            names = [tmp_path / 'missing', tmp_path / 'folder']
+            for name, content in NEVER_RIGHT.items():
+                path = tmp_path / f'{name}.{suffix}'
+                path.write_bytes(content)
+                if parameter != 'system_prompt' or name == 'no text':  # others are texts
+                    names.append(path)
+            for path in names:
+                value = str(path if path.suffix else path.with_suffix(f'.{suffix}'))
+                successful, reason = robot.set_parameter(parameter, value)
+                assert not successful, (parameter, path)
+                assert reason and '\n' not in reason and 'internal error' not in reason, reason
+            robot.set_parameter(parameter, '')
+            assert robot.ask(DESCRIBE) == right
+        assert 'Traceback' not in robot.log
+
+
+def test_a_file_that_goes_while_it_runs(start: Start, tmp_path: Path) -> None:
+    """What a prompt needs and is gone fails that prompt; when it is back, the next is answered."""
+    scene, bgr = draw_scene(5)
+    system = tmp_path / 'system.txt'
+    system.write_text('You see a camera.')
+    with start(feed_type=1, image_timeout=20.0, system_prompt=system) as robot:
+        robot.wait_until_ready().show(bgr)
+        assert robot.ask(DESCRIBE) == answer(scene, DESCRIBE)
+        system.unlink()
+        assert robot.ask(DESCRIBE).startswith('[error] system_prompt: no such file')
+        system.write_bytes(b'\xff\xfe')
+        assert robot.ask(DESCRIBE).startswith('[error] system_prompt: ')
+        system.write_text('You see a camera.')
+        assert robot.ask(DESCRIBE) == answer(scene, DESCRIBE)
+
+
+@pytest.mark.parametrize('name', ['image1.png', 'image2.jpg'])
+def test_cut_pictures(tmp_path: Path, name: str) -> None:
+    """A picture that is cut off anywhere is none: it is not answered about a half of it."""
+    data, path = (CONFIG / name).read_bytes(), tmp_path / name
+    for i in range(100):
+        path.write_bytes(data[: len(data) * i // 100])
+        with pytest.raises(ImageError, match='is not a picture'):
+            read_image(path)
+    path.write_bytes(data)
+    assert read_image(path).shape[2] == 3
+
+
+def test_spoilt_pictures(tmp_path: Path) -> None:
+    """With bytes changed at random it is a picture, or is not, and takes no long."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / 'picture'
+    for name in ('image1.png', 'image2.jpg'):
+        data = (CONFIG / name).read_bytes()
+        for _ in range(2 * MANY):
+            spoilt = bytearray(data)
+            for at in rng.integers(len(data) if rng.random() < 0.5 else 200, size=4):
+                spoilt[at] = rng.integers(256)
+            path.write_bytes(spoilt)
+            with contextlib.suppress(ImageError):
+                assert read_image(path).ndim == 3
+
+
+@pytest.mark.parametrize('content', [bytes(99), b'/**:\n  ros__param', b'a: ['])
+def test_broken_params_files(start: Start, tmp_path: Path, content: bytes) -> None:
+    """A params file that ROS cannot read ends the node with one line."""
+    params = tmp_path / 'params.yaml'
+    params.write_bytes(content)
+    with start(arguments=['--params-file', str(params)]) as robot:
+        assert robot.wait_for_end() == 1
+        assert len(robot.log.splitlines()) == 1, robot.log
+        assert 'Traceback' not in robot.log
