@@ -112,7 +112,7 @@ class Kind:
     decoder: Path
     family: ModelFamily
     config: DecoderConfig
-    tolerance: float = 1e-3
+    tolerance: float
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ from hobot_llamacpp_py.engine import Chat, Engine
 from hobot_llamacpp_py.vision.encoder import VisionEncoder
 from hobot_llamacpp_py.vision.open import open_encoder
 
-SEQUENCES = int(os.environ.get('SEQUENCES', '10'))
+SEQUENCES = int(os.environ.get('SEQUENCES', '12'))
 CONFIG = DecoderConfig(n_ctx=256, n_ubatch=64, n_threads=1, flash_attn='off', kv_cache_type='f32')
 QUESTIONS = [
     'Describe the image.',
@@ -68,15 +68,15 @@ def _config(**changes: Any) -> DecoderConfig:
 # themselves. Rounded keys and values move them further when a batch of another size comes.
 Q8_0 = _config(kv_cache_type='q8_0', flash_attn='on')
 KINDS: dict[str, tuple[Callable[[Path], Path], DecoderConfig, float]] = {
-    'internvl': (_write('internvl'), _config(n_ctx=512), 1e-3),
-    'smolvlm': (_write('smolvlm'), CONFIG, 1e-3),
-    'thinking': (write_thinking, CONFIG, 1e-3),
-    'recurrent': (write_recurrent, CONFIG, 1e-3),
-    'hybrid': (write_hybrid, CONFIG, 1e-3),
-    'sliding window': (write_sliding_window, CONFIG, 1e-3),
-    'smolvlm, f16': (_write('smolvlm'), _config(kv_cache_type='f16', flash_attn='auto'), 2e-2),
-    'internvl, q8_0': (_write('internvl'), Q8_0, 0.1),
-    'sliding window, q8_0': (write_sliding_window, Q8_0, 0.1),
+    'internvl': (_write('internvl'), _config(n_ctx=512), 1e-4),
+    'smolvlm': (_write('smolvlm'), CONFIG, 1e-4),
+    'thinking': (write_thinking, CONFIG, 1e-4),
+    'recurrent': (write_recurrent, CONFIG, 1e-4),
+    'hybrid': (write_hybrid, CONFIG, 1e-4),
+    'sliding window': (write_sliding_window, CONFIG, 1e-4),
+    'smolvlm, f16': (_write('smolvlm'), _config(kv_cache_type='f16', flash_attn='auto'), 1e-2),
+    'internvl, q8_0': (_write('internvl'), Q8_0, 1e-2),
+    'sliding window, q8_0': (write_sliding_window, Q8_0, 1e-2),
 }
 
 
