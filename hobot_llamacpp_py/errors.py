@@ -9,6 +9,7 @@ VlmError
     RuleError           a file of standing questions
     ParameterError      a ROS parameter; never raised by the core
     InferenceError      encoder or decoder, while they run
+      LogitsError       what the decoder gave is no numbers
     ServerError         the HTTP server, or what it needs
     RemoteError         a server that stands in for the models
     NodeError           a running node that a tool talks to; never raised by the core
@@ -29,6 +30,7 @@ __all__ = [
     'RuleError',
     'ParameterError',
     'InferenceError',
+    'LogitsError',
     'ServerError',
     'RemoteError',
     'NodeError',
@@ -99,6 +101,13 @@ class ParameterError(VlmError):
 
 class InferenceError(VlmError):
     """The encoder or the decoder failed while it ran."""
+
+
+class LogitsError(InferenceError):
+    """The decoder gave logits that are no numbers, and its memory may hold such."""
+
+    def __init__(self) -> None:
+        super().__init__('the decoder gave logits that are no numbers')
 
 
 class ServerError(VlmError):

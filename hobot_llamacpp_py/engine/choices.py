@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from hobot_llamacpp_py.errors import InferenceError
+from hobot_llamacpp_py.errors import LogitsError
 
 __all__ = ['Choices', 'Node', 'Search', 'spellings']
 
@@ -91,13 +91,13 @@ class Search:
         """Take the logits [n_vocab] of the position after `wanted`.
 
         Raises:
-            InferenceError: they are no numbers.
+            LogitsError: those of the tokens that may follow are no numbers.
         """
         share, _, path, node = heapq.heappop(self._open)
         tokens = list(node.following)
         values = np.array([self._logit(logits, token) for token in tokens])
         if not np.isfinite(values).all():
-            raise InferenceError('the decoder gave logits that are no numbers')
+            raise LogitsError
         shares = np.exp(values - values.max())
         shares *= -share / shares.sum()
         for token, part in zip(tokens, shares.tolist(), strict=True):

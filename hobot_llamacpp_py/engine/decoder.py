@@ -166,9 +166,6 @@ class Decoder:
                     f' ({n}, {self.n_embd})'
                 )
             data = np.ascontiguousarray(segment, np.float32)
-            if not np.isfinite(data).all():
-                # In the KV cache they would spoil all that comes after, even when dropped again.
-                raise InferenceError('the encoder gave image embeddings that are no numbers')
             batch = llama_cpp.llama_batch(n_tokens=n, embd=pointer(data, FLOAT_P))
         else:
             ids = (ctypes.c_int32 * n)(*segment)
@@ -198,7 +195,7 @@ class Decoder:
         self._decode(rows.batch)
 
     def logits(self, row: int) -> npt.NDArray[np.float32]:
-        """Return the logits [n_vocab] of a row of the last batch, in llama.cpp's own memory."""
+        """Return the logits [n_vocab] of a row of the last batch, as `logits_of` does."""
         return logits_of(self.context, self.vocabulary.n_tokens, row)
 
     def copy(self, source: int, target: int, n_positions: int) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,7 @@ from hobot_llamacpp_py.engine.waiting import result
 from hobot_llamacpp_py.errors import (
     CancelledError,
     InferenceError,
+    LogitsError,
     ModelFileError,
     PromptError,
 )
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
     from hobot_llamacpp_py.engine.judge import Judge
 
 __all__ = ['Engine']
+
+T = TypeVar('T')
 
 
 class Engine:
@@ -153,7 +156,7 @@ class Engine:
         self._check_open()
         prompt = self.prompts.build(request)
         answer = Answer(turns=prompt.turns)
-        answer.pieces = self._run(request, prompt, answer, cancel or CancelToken())
+        answer.pieces = _guarded(self, self._run(request, prompt, answer, cancel or CancelToken()))
         return answer
 
     def prepare(self, request: Request, cancel: CancelToken | None = None) -> Stats:
@@ -197,17 +200,20 @@ class Engine:
             from hobot_llamacpp_py.engine.judge import Judge
 
             arguments = (self.decoder, self.prompts, sight.encode, self.cache)
-            self._judge = Judge(*arguments, self._on_renewed)
+            self._judge = Judge(*arguments, self.on_renewed)
             self._prefill.lender = self._judge.trunk
         self._current = asked = Stats()
-        for found in self._judge.ask(picture, inquiries, config, cancel or CancelToken()):
+        verdicts = self._judge.ask(picture, inquiries, config, cancel or CancelToken())
+        for found in _guarded(self, verdicts):
             yield found
             self._check_current(asked)
 
-    def _on_renewed(self) -> None:
+    def on_renewed(self) -> None:
         """Forget what the context held; the sampler belongs to the old one."""
-        self.cache.forget()
         self.loop.close()
+        self.cache.forget()
+        if self._judge is not None:
+            self._judge.trunk.forget()
 
     def figures(self) -> dict[str, object]:
         """Return what there is to tell of this moment, by name. From any thread."""
@@ -247,8 +253,6 @@ class Engine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    # -- one request -----------------------------------------------------------------------------
 
     def _run(
         self, request: Request, prompt: Prompt, answer: Answer, cancel: CancelToken
@@ -301,6 +305,19 @@ class Engine:
         finally:
             if splitter is not None:
                 stats.thinking = splitter.n_thinking
+
+
+def _guarded(engine: Engine, items: Iterator[T]) -> Iterator[T]:
+    """Give items; where logits are no numbers, have the context made anew.
+
+    What is no number in the KV cache would spoil all that comes after, even when dropped.
+    """
+    try:
+        yield from items
+    except LogitsError:
+        engine.decoder.renew()
+        engine.on_renewed()
+        raise
 
 
 def _check_width(encoder: VisionEncoder, decoder: Decoder) -> None:

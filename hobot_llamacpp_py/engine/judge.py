@@ -58,8 +58,6 @@ class _Written:
         """Take the logits [n_vocab] of what follows."""
         assert self.wanted is not None
         token = int(logits.argmax())
-        if not np.isfinite(logits[token]):
-            raise InferenceError('the decoder gave logits that are no numbers')
         if not self._vocabulary.is_end(token):
             self._bytes += self._vocabulary.piece(token)
             self.wanted = [*self.wanted, token]
@@ -153,12 +151,8 @@ class Judge:
             if not self._decoder.reserve(_SEQUENCES.stop, n_positions):
                 return
         except InferenceError:
-            self._forget()
+            self._on_renewed()
             raise
-        self._forget()
-
-    def _forget(self) -> None:
-        self.trunk.forget()
         self._on_renewed()
 
     def _hold(self, trunk: list[Element], cancel: CancelToken) -> None:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from hobot_llamacpp_py.config import SamplingConfig
 from hobot_llamacpp_py.engine.matcher import Matcher
-from hobot_llamacpp_py.errors import InferenceError
+from hobot_llamacpp_py.errors import InferenceError, LogitsError
 from hobot_llamacpp_py.llama_api import llama_cpp
 
 __all__ = ['Sampler', 'logits_of']
@@ -58,9 +58,9 @@ class Sampler:
         """Pick the next token from the logits of a row of the last decode, and accept it.
 
         Raises:
-            InferenceError: they are no numbers.
+            LogitsError: they are no numbers.
         """
-        _row_of(self._context, row)
+        self._logits(row)
         return int(llama_cpp.llama_sampler_sample(self.chain, self._context, row))
 
     def sample_allowed(self, matcher: Matcher, row: int = -1) -> int:
@@ -126,16 +126,13 @@ def logits_of(context: Any, n_vocab: int, row: int) -> npt.NDArray[np.float32]:
     """Return the logits [n_vocab] of a row of the last decode, in llama.cpp's own memory.
 
     Raises:
-        InferenceError: there are none, or they are no numbers.
+        InferenceError: there are none.
+        LogitsError: one of them is no number, or infinite. (A mask may have made some -inf.)
     """
-    return np.ctypeslib.as_array(_row_of(context, row), (n_vocab,))
-
-
-def _row_of(context: Any, row: int) -> Any:
     pointer = llama_cpp.llama_get_logits_ith(context, row)
     if not pointer:
         raise InferenceError(f'there are no logits of row {row}')
-    # What is no number anywhere in the model is none in all of them. (A mask may have put -inf.)
-    if not pointer[0] < math.inf:
-        raise InferenceError('the decoder gave logits that are no numbers')
-    return pointer
+    logits = np.ctypeslib.as_array(pointer, (n_vocab,))
+    if not math.isfinite(logits[logits.argmax()]):  # the first that is no number, if there is one
+        raise LogitsError
+    return logits

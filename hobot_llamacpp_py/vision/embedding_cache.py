@@ -63,6 +63,10 @@ class EmbeddingCache:
             raise InferenceError(
                 f'the encoder gave embeddings of shape {embeddings.shape}; expected {expected}'
             )
+        if not np.isfinite(embeddings).all():
+            # In the KV cache they would spoil all that comes after, even when dropped again; and
+            # here they would stay for as long as the picture is asked about.
+            raise InferenceError('the encoder gave image embeddings that are no numbers')
         return embeddings
 
     def close(self) -> None:
