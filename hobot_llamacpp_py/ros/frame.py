@@ -114,7 +114,7 @@ def compressed_to_bgr(message: CompressedImage) -> npt.NDArray[np.uint8]:
     if bgr is None:
         raise ImageError(
             f'a compressed image of {len(message.data)} bytes with format {message.format!r}'
-            ' cannot be decoded; jpeg and png are supported'
+            ' cannot be decoded; jpeg and png are supported, of at most 67 megapixels'
         )
     return bgr
 

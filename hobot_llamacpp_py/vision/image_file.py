@@ -23,7 +23,8 @@ def read_image(path: str | Path) -> npt.NDArray[np.uint8]:
     bgr = decoded(_read(path))
     if bgr is None:
         raise ImageError(
-            f'{path} is not a picture that OpenCV can decode, or is raw NV12',
+            f'{path} is not a picture that OpenCV can decode, has more than 67 megapixels, or is'
+            ' raw NV12',
             setting='image_format',
             value='NV12',
         )
