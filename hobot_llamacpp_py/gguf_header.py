@@ -17,6 +17,8 @@ Value = int | float | bool | str | list['Value']
 # The types of GGUF values by their number; 8 is a string, 9 an array.
 _FORMATS = dict(enumerate(('B', 'b', 'H', 'h', 'I', 'i', 'f', '?', '', '', 'Q', 'q', 'd')))
 _STRING, _ARRAY = 8, 9
+_MOST_AXES = 4  # that ggml knows
+_MOST_VALUES = 1 << 24  # of an array: no vocabulary is as large, the bytes of its tensors are more
 # Numbers in a block and bytes of a block by the number of the tensor type: F32, F16, Q4_0, Q4_1,
 # Q5_0, Q5_1, Q8_0, Q8_1, Q2_K to Q8_K, IQ2_XXS, IQ2_XS, IQ3_XXS, IQ1_S, IQ4_NL, IQ3_S, IQ2_S,
 # IQ4_XS, I8 to I64, F64, IQ1_M, BF16, TQ1_0, TQ2_0, MXFP4. Of others only the start is known.
@@ -105,7 +107,10 @@ class _Reader:
         shapes, end = {}, 0
         for _ in range(n_tensors):
             name = self._string()
-            shapes[name] = tuple(self._integer('Q') for _ in range(self._integer('I')))
+            n_axes = self._integer('I')
+            if n_axes > _MOST_AXES:
+                raise ValueError(n_axes)
+            shapes[name] = tuple(self._integer('Q') for _ in range(n_axes))
             numbers, size = _BLOCKS.get(self._integer('I'), (1, 0))
             end = max(end, self._integer('Q') + math.prod(shapes[name]) // numbers * size)
         alignment = int(str(metadata.get('general.alignment', 32)))
@@ -116,6 +121,8 @@ class _Reader:
             return self._string()
         if kind == _ARRAY:
             item, count = self._integer('I'), self._integer('Q')
+            if item == _ARRAY or count > _MOST_VALUES:  # llama.cpp reads no arrays of arrays
+                raise ValueError(count)
             return [self._value(item) for _ in range(count)]
         return self._number(_FORMATS[kind])
 
