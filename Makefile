@@ -1,7 +1,7 @@
 # What a developer or a visitor needs; the robot's build is colcon's.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo bench check soak test test-web test-board test-aarch64 board-wheel audit format lint clean
+.PHONY: help demo bench check fuzz soak test test-web test-board test-aarch64 board-wheel audit format lint clean
 
 # A sourced ROS must not mix with the one in .venv.
 VENV := . scripts/without_ros.sh && .venv/bin/python
@@ -14,6 +14,7 @@ help:
 	@echo 'make check         style, types and the tests that need no ROS, in a minute'
 	@echo 'make test          run the tests (ARGS="-k name" chooses)'
 	@echo 'make soak          use real nodes at random, with faults (ARGS="--hours 8", "--seed 1")'
+	@echo 'make fuzz          feed all that is read from outside with nonsense (ARGS="--minutes 10")'
 	@echo 'make board-wheel   compile llama.cpp for the boards: a wheel in dist/, which pip installs there'
 	@echo 'make test-web      run the tests of the HTTP server and its page (installs Chromium)'
 	@echo 'make test-board    run the tests of the BPU encoders on an emulated X5 and S100 (installs qemu)'
@@ -51,6 +52,11 @@ bench:
 soak:
 	@scripts/bootstrap.sh test web plot interfaces
 	@$(subst .venv/bin/python,PYTHONPATH=.:test .venv/bin/python,$(VENV)) test/soak.py $(ARGS)
+
+fuzz:
+	@scripts/bootstrap.sh test web interfaces
+	@scripts/interfaces.sh
+	@$(subst .venv/bin/python,PYTHONPATH=.:test .venv/bin/python,$(VENV)) -m fuzz.run $(ARGS)
 
 test:
 	@scripts/bootstrap.sh bench chat models overlay plot test web web_test interfaces

@@ -37,6 +37,7 @@ __all__ = [
     'CancelledError',
     'MEMORY_IS_SHORT',
     'one_line',
+    'printable',
 ]
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ MEMORY_IS_SHORT = 'memory is short: end other programs, or take a smaller n_ctx 
 class VlmError(Exception):
     """Base of all errors that a user can cause and mend; its text is one clear line.
 
+    What is not printable in it, out of a file or a request, is escaped.
+
     Attributes:
         setting: the setting that it is about, such as 'EncoderConfig.timeout'; empty for none.
         value: what that has to be set to, where it is known.
@@ -55,7 +58,7 @@ class VlmError(Exception):
     def __init__(
         self, text: str = '', *, setting: str = '', value: int | str | None = None
     ) -> None:
-        super().__init__(text)
+        super().__init__(printable(text))
         self.setting, self.value = setting, value
 
 
@@ -72,7 +75,7 @@ class ModelFileError(VlmError):
     ) -> None:
         text = f'{fact}; get it with: {mend}' if mend else fact
         super().__init__(text, setting=setting, value=value)
-        self.fact, self.mend = fact, mend
+        self.fact, self.mend = printable(fact), mend
 
 
 class ImageError(VlmError):
@@ -137,6 +140,11 @@ class CancelledError(VlmError):
     """The running request was cancelled."""
 
 
+def printable(text: str) -> str:
+    """Return a text as one line that no terminal and no message stumbles over."""
+    return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def one_line(error: Exception) -> str:
     """Return the line for the user; an error that nobody foresaw is logged with its traceback."""
     if isinstance(error, VlmError):
@@ -144,4 +152,4 @@ def one_line(error: Exception) -> str:
     if isinstance(error, MemoryError) or "can't start new thread" in str(error):
         return MEMORY_IS_SHORT
     log.error('unexpected error, please report it', exc_info=error)
-    return f'internal error: {type(error).__name__}: {" ".join(str(error).split())}'
+    return printable(f'internal error: {type(error).__name__}: {" ".join(str(error).split())}')

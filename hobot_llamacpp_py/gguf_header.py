@@ -20,6 +20,7 @@ _STRING, _ARRAY = 8, 9
 UINT32, FLOAT32, BOOL, STRING, FLOATS = (4,), (6,), (7,), (_STRING,), (_ARRAY, 6)
 """Kinds of values."""
 _MAX_AXES = 4
+_MOST_VALUES = 1 << 24  # of an array: no vocabulary is as large
 # Numbers in a block and bytes of a block by the number of the tensor type: F32, F16, Q4_0, Q4_1,
 # Q5_0, Q5_1, Q8_0, Q8_1, Q2_K to Q8_K, IQ2_XXS, IQ2_XS, IQ3_XXS, IQ1_S, IQ4_NL, IQ3_S, IQ2_S,
 # IQ4_XS, I8 to I64, F64, IQ1_M, BF16, TQ1_0, TQ2_0, MXFP4. Of others only the start is known.
@@ -138,6 +139,8 @@ class _Reader:
 
     def _array(self, item: int) -> Value:
         count = self._integer('Q')
+        if count > _MOST_VALUES:
+            raise ValueError(count)
         if item == _STRING:
             return [self._string() for _ in range(count)]
         format = f'<{count}{_FORMATS[item]}'  # of an array in an array, which there is not: none

@@ -135,7 +135,7 @@ NOT_DECLARED = {
     *('llama_cpp', 'llguidance', 'onnxruntime', 'gguf', 'huggingface_hub', 'requests'),  # PyPI
     'matplotlib',  # bench --plot
     'prompt_toolkit',  # PyPI, for the terminal
-    *('anyio', 'mcp', 'openai', 'prometheus_client', 'starlette', 'uvicorn'),  # PyPI
+    *('anyio', 'h11', 'mcp', 'openai', 'prometheus_client', 'starlette', 'uvicorn'),  # PyPI
     *('hobot_dnn', 'hobot_dnn_rdkx5', 'hbm_runtime', 'ai_msgs', 'hbm_img_msgs'),  # boards
 }
 DEBIAN = {'numpy': 'python3-numpy', 'cv2': 'python3-opencv', 'PIL': 'python3-pil'}

@@ -201,8 +201,8 @@ def explained(error: Exception) -> str:
         numbers = {family.name: family.number for family in FAMILIES.values()}
         number = numbers.get(str(error.value))
         return f'{line} (model_type)' if number is None else f'{line}: set model_type:={number}.'
-    name = next(spec.name for spec in specs().values() if spec.sets == error.setting)
-    return f'{line} ({name})'
+    name = next((spec.name for spec in specs().values() if spec.sets == error.setting), '')
+    return f'{line} ({name})' if name else line
 
 
 def coerce(name: str, value: object) -> Scalar:

@@ -15,6 +15,7 @@ import pickle
 import select
 import signal
 import socket
+import sys
 from typing import Any
 
 from hobot_llamacpp_py.errors import VlmError, one_line
@@ -44,7 +45,7 @@ def main(job: dict[str, Any]) -> None:
             return
         send(number=0, properties=properties)
         for line in requests:
-            number, height, width, n_threads = json.loads(line)
+            number, height, width, n_threads = _request(line, encoder.input_size)
             try:
                 if isinstance(encoder, CpuEncoder) and n_threads:
                     encoder.use_threads(n_threads)
@@ -53,6 +54,19 @@ def main(job: dict[str, Any]) -> None:
                 send(number=number, **_words(error))
             else:
                 send(number=number)
+
+
+def _request(line: bytes, input_size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return number, height, width and threads of a request; end with a line if it is none."""
+    try:
+        number, height, width, n_threads = request = json.loads(line)
+        if any(type(value) is not int or not 0 <= value < 1 << 31 for value in request):
+            raise ValueError(line)
+        if not (0 < width <= input_size[0] and 0 < height <= input_size[1]):
+            raise ValueError(line)
+    except (ValueError, TypeError, RecursionError):
+        sys.exit(f'{line[:60]!r} is no request to an encoder')
+    return number, height, width, n_threads
 
 
 def _words(error: Exception) -> dict[str, object]:

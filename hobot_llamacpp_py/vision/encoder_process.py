@@ -32,7 +32,7 @@ from hobot_llamacpp_py.config import EncoderConfig
 from hobot_llamacpp_py.errors import InferenceError, ModelFileError, VlmError
 from hobot_llamacpp_py.families import ModelFamily
 from hobot_llamacpp_py.vision.encoder_child import tie
-from hobot_llamacpp_py.vision.shared_arrays import SharedArrays
+from hobot_llamacpp_py.vision.shared_arrays import SharedArrays, checked_sizes
 
 __all__ = ['INTERPRETER', 'ProcessEncoder']
 
@@ -274,12 +274,15 @@ class _Child:
         reply = self._reply(timeout)
         if 'error' in reply:
             raise _error(reply)
-        (width, height), n_tokens, n_embd = reply['properties']
-        # A child gone mad must not take away memory that we have mapped.
-        fcntl.fcntl(self._memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-        self._shared = SharedArrays(self._memory.fileno(), (width, height), n_tokens, n_embd)
+        try:
+            sizes = checked_sizes(reply.get('properties'))
+            # A child gone mad must not take away memory that we have mapped.
+            fcntl.fcntl(self._memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+            self._shared = SharedArrays(self._memory.fileno(), *sizes)
+        except (ValueError, OSError):
+            raise _NonsenseError('sizes that cannot be, or that its memory has not') from None
         self.embeddings = self._shared.embeddings
-        return (width, height), n_tokens, n_embd
+        return sizes
 
     def ask(self, fitted: npt.NDArray[np.uint8], n_threads: int, timeout: float) -> dict[str, Any]:
         """Have a picture encoded; return the reply."""
@@ -355,7 +358,7 @@ class _Child:
         line, self._received = self._received.split(b'\n', 1)
         try:
             reply = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             reply = None
         # Else the next picture would get this one's embeddings.
         if not isinstance(reply, dict) or reply.get('number') != self._number or self._received:
@@ -385,7 +388,8 @@ def _error(reply: dict[str, Any]) -> VlmError:
     kind = getattr(errors, str(reply['error']), None)
     if not (isinstance(kind, type) and issubclass(kind, VlmError)):
         kind = InferenceError  # one that nobody foresaw
-    return kind(str(reply.get('text')), setting=reply.get('setting', ''), value=reply.get('value'))
+    text = str(reply.get('text') or 'the encoder failed without a word')
+    return kind(text, setting=str(reply.get('setting') or ''), value=reply.get('value'))
 
 
 def _signal_name(number: int) -> str:

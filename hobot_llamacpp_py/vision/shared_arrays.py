@@ -4,11 +4,32 @@ from __future__ import annotations
 
 import mmap
 import os
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ['SharedArrays']
+__all__ = ['SharedArrays', 'checked_sizes']
+
+_MOST_BYTES = 1 << 30
+
+
+def checked_sizes(value: Any) -> tuple[tuple[int, int], int, int]:
+    """Return input size, n_tokens and n_embd as the other process has told them.
+
+    Raises:
+        ValueError: they are none.
+    """
+    try:
+        (width, height), n_tokens, n_embd = value
+    except TypeError:
+        raise ValueError(value) from None
+    for number in (width, height, n_tokens, n_embd):
+        if type(number) is not int or number < 1:
+            raise ValueError(number)
+    if max(width * height * 3, n_tokens * n_embd * 4) > _MOST_BYTES:
+        raise ValueError(value)
+    return (width, height), n_tokens, n_embd
 
 
 class SharedArrays:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import struct
 from collections.abc import Iterable
 from typing import cast
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from hobot_llamacpp_py.web.http_error import HttpError
 
 __all__ = ['MOST_CONNECTIONS', 'Connection']
 
@@ -55,6 +59,18 @@ class Connection(H11Protocol):
             super().data_received(data)
         except Exception:  # what h11 cannot even refuse, after the answer for example
             self.drop()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP, in our own form."""
+        body = json.dumps(HttpError(400, msg).body()).encode()
+        headers = [('Content-Type', 'application/json'), ('Content-Length', str(len(body)))]
+        for event in (
+            h11.Response(status_code=400, headers=[*headers, ('Connection', 'close')]),
+            h11.Data(data=body),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event) or b'')
+        self.transport.close()
 
     def on_response_complete(self) -> None:
         self._be_patient()

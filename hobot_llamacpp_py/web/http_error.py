@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from hobot_llamacpp_py.errors import printable
+
 __all__ = ['HttpError']
 
 
@@ -20,7 +22,7 @@ class HttpError(Exception):
     def __init__(
         self, status: int, message: str, *, param: str = '', code: str = '', retry_after: int = 0
     ) -> None:
-        super().__init__(message)
+        super().__init__(printable(message))
         self.status, self.param, self.code = status, param, code
         self.retry_after = retry_after
         self.headers = {'Retry-After': str(retry_after)} if retry_after else {}

@@ -17,6 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 from hobot_llamacpp_py.web.api import Api
 from hobot_llamacpp_py.web.backend import Backend
 from hobot_llamacpp_py.web.guard import parse_json, read_body
+from hobot_llamacpp_py.web.http_error import HttpError
 
 if TYPE_CHECKING:
     from hobot_llamacpp_py.web.mcp_tools import McpTools
@@ -55,8 +56,8 @@ class McpEndpoint:
         request = Request(scope, receive)
         body = await read_body(request)
         message = await run_in_threadpool(parse_json, body)
+        method = _method(message)
         tools = await self._tools()
-        method = message.get('method') if isinstance(message, dict) else None
         if method == 'notifications/cancelled':
             parameters = message.get('params')
             if isinstance(parameters, dict):
@@ -94,6 +95,24 @@ class McpEndpoint:
         # again and again, and for a third of a second when it ends.
         gc.freeze()
         return McpTools(self._api, self._backend)
+
+
+def _method(message: Any) -> str:
+    """Return the method of a message.
+
+    Raises:
+        HttpError: it is no request. (Of that the SDK would tell in thirty lines.)
+    """
+    if (
+        not isinstance(message, dict)
+        or message.get('jsonrpc') != '2.0'
+        or not isinstance(message.get('method'), str)
+        or not isinstance(message.get('params', {}), dict)
+        or isinstance(message.get('id', 0), bool)
+        or not isinstance(message.get('id', 0), (int, str))
+    ):
+        raise HttpError(400, 'the body must be one request or notification of JSON-RPC 2.0')
+    return str(message['method'])
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
