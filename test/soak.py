@@ -19,13 +19,14 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import emulated
+import numpy as np
 import togetheros
-from nano import CONFIG, MODELS, ROOT
+from nano import CONFIG, MODELS, ROOT, request_of
 from robot import PROFILES, Robot
 from served import free_port
 from soak_resources import (
@@ -36,10 +37,12 @@ from soak_resources import (
 )
 from soak_user import User
 
+from hobot_llamacpp_py.config import DecoderConfig, SamplingConfig
+from hobot_llamacpp_py.engine import Engine, Turn
 from hobot_llamacpp_py.vision.encoder_process import INTERPRETER
 
 SCARY = re.compile(
-    r'Traceback|Exception|internal error|unexpected error|a callback failed|never retrieved'
+    r'Traceback|(?i:exception)|internal error|unexpected error|a callback failed|never retrieved'
     r'|could not be published|cannot be ended'
 )
 """What no line of a log may hold."""
@@ -154,7 +157,9 @@ class Soak:
                 self._use(encoder, seconds, steps)
                 self._kill(encoder)
             except AssertionError as error:
-                self._wrong(f'{error}\nThe last that was done:\n' + '\n'.join(self._last))
+                *said, last = str(error).splitlines() or ['']
+                lines = [*said[:1], '...', *said[-30:], last] if said else [last]
+                self._wrong('\n'.join([*lines, 'The last that was done:', *self._last]))
 
     def _robot(self, encoder: Path, port: int) -> Robot:
         _, decoder, kind = MODELS[self._variant.family]
@@ -169,13 +174,28 @@ class Soak:
         }
         return Robot(self._installed, self._folder, parameters, togetheros=togetheros.are_built())
 
+    def _user(self, robot: Robot, seed: str, port: int) -> User:
+        has_process = self._variant.has_process
+        folder, note = self._folder, self._note
+        return User(robot, seed, folder, port, has_process, note, self._reference)
+
+    def _reference(self, bgr: np.ndarray, question: str) -> str:
+        encoder, decoder, family = MODELS[self._variant.family]
+        config, sampling = DecoderConfig(n_threads=1), SamplingConfig(temperature=0)
+        if not self._variant.board:
+            encoder = self._variant.encoder
+        with Engine.open(decoder, encoder, family=family, config=config) as engine:
+            turn = Turn(question, engine.picture(bgr))
+            system_prompt = 'You are a helpful assistant.'
+            request = request_of(turn, system_prompt=system_prompt, sampling=sampling)
+            return ''.join(engine.generate(request))
+
     def _use(self, encoder: Path, seconds: float, steps: int | None) -> None:
         port = free_port()
         with self._robot(encoder, port) as robot:
             robot.wait_until_ready()
             self._note('use')
-            has_process = self._variant.has_process
-            user = User(robot, self._seed, self._folder, port, has_process, self._note)
+            user = self._user(robot, self._seed, port)
             self.outcome.user = user
             end = time.monotonic() + seconds
 
@@ -195,6 +215,8 @@ class Soak:
                         )
                 self._end(robot, user)
             finally:
+                rows = [astuple(sample) for sample in user.samples]
+                np.savetxt(self._folder / 'samples.csv', rows, '%.6g', ',')
                 for line in robot.log.splitlines():
                     if SCARY.search(line):
                         self._wrong(f'the log says: {line}')
@@ -218,7 +240,7 @@ class Soak:
         with self._robot(encoder, port := free_port()) as robot:
             robot.wait_until_ready()
             self._note('use again')
-            user = User(robot, f'{self._seed} again', self._folder, port, False, self._note)
+            user = self._user(robot, f'{self._seed} again', port)
             user.look_elsewhere()
             user.ask()
             names = shared_memory_of(robot.process.pid) - shared_memory_of(os.getpid())
