@@ -46,6 +46,7 @@ SCARY = re.compile(
     r'|could not be published|cannot be ended'
 )
 """What no line of a log may hold."""
+FEWEST_STEPS = 80  # of each variant, so that growth can be told from noise
 END_TIMEOUT = 2.0  # seconds that a node gets to end
 
 SPOILS = {
@@ -82,16 +83,21 @@ class Outcome:
     left_by_kill: int = 0
 
 
-def _variants() -> Iterator[Variant]:
+def _variants(wanted: str) -> list[Variant]:
+    """Return those that run here and have a text in their names."""
+    variants = []
     for family in MODELS:
-        yield Variant(f'{family}, ONNX', family, MODELS[family][0])
-    yield Variant('smolvlm, mmproj', 'smolvlm', CONFIG / 'mmproj-nano_smolvlm.gguf', True)
+        variants.append(Variant(f'{family}, ONNX', family, MODELS[family][0]))
+    mmproj = CONFIG / 'mmproj-nano_smolvlm.gguf'
+    variants.append(Variant('smolvlm, mmproj', 'smolvlm', mmproj, has_process=True))
     for family, board in zip(MODELS, emulated.BOARDS, strict=True):
-        reason = _missing(board)
-        if reason:
-            print(f'without the emulated {board}: {reason}')
-        else:
-            yield Variant(f'{family}, {board}', family, Path(), True, board)
+        variants.append(Variant(f'{family}, {board}', family, Path(), True, board))
+    variants = [variant for variant in variants if wanted in variant.name]
+    for variant in variants[:]:
+        if variant.board and (reason := _missing(variant.board)):
+            print(f'without the emulated {variant.board}: {reason}')
+            variants.remove(variant)
+    return variants
 
 
 def _missing(board: str) -> str:
@@ -200,7 +206,9 @@ class Soak:
             end = time.monotonic() + seconds
 
             def is_over(step: int) -> bool:
-                return step >= steps if steps else time.monotonic() >= end
+                if steps:
+                    return step >= steps
+                return step >= FEWEST_STEPS and time.monotonic() >= end
 
             try:
                 user.run(is_over)
@@ -327,18 +335,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--variant', default='', help='only those that have this in their name')
     parser.add_argument('--plot', type=Path, metavar='FILE', default=ROOT / 'build/soak.png')
     parser.add_argument('--keep', type=Path, metavar='FOLDER', help='logs, and what was done')
+    parser.add_argument('--installed', type=Path, metavar='FOLDER', help='in place of a new one')
     parser.add_argument('--spoil', choices=SPOILS, help='to see that it is found')
     options = parser.parse_args(arguments)
     togetheros.use_messages()
     os.environ.setdefault(PROFILES, str(CONFIG / 'quick_discovery.xml'))
-    variants = [v for v in _variants() if options.variant in v.name]
+    variants = _variants(options.variant)
+    if not variants:
+        parser.error(f'no variant is named {options.variant!r}')
     seconds = 60 * (60 * options.hours if options.hours else options.minutes) / len(variants)
     print(f'seed {options.seed}, {seconds:.0f} s each of {len(variants)}', flush=True)
     outcomes: dict[str, Outcome] = {}
     with tempfile.TemporaryDirectory() as scratch:
         base = options.keep or Path(scratch)
-        installed = _install(Path(scratch))
+        installed = options.installed or _install(Path(scratch))
         if options.spoil:
+            installed = Path(shutil.copytree(installed, Path(scratch) / 'spoilt', symlinks=True))
             _spoil(installed, options.spoil)
         for variant in variants:
             folder = base / re.sub(r'\W+', '_', variant.name)

@@ -15,7 +15,7 @@ __all__ = ['Growth', 'Sample', 'encoder_of', 'growths', 'processes_with', 'share
 
 FLAT = 0.01  # share by which memory may grow after the warm-up
 WARM_UP = 1 / 3  # of the samples
-LEAST = 60  # samples that say something
+LEAST = 40  # samples that say something
 BINS = 60
 
 
@@ -60,9 +60,9 @@ class Growth:
 def growths(samples: Sequence[Sample], judges_encoder: bool = True) -> list[Growth]:
     """Return what grew how much, without the first third, which is the warm-up.
 
-    It is the slope of a line through sixty medians, the median of all slopes between any two of
-    them (Theil and Sen), times the time that it was seen for: neither a peak nor a single step
-    counts for much, what keeps growing does. Memory may grow by 1 %, descriptors and threads by
+    It is the slope of a line through sixty medians, which is the median of all slopes between any
+    two of them (Theil and Sen), times what they span: neither a peak nor a single step counts for
+    much, what keeps growing does. Memory may grow by 1 %, descriptors and threads by
     less than one. An encoder's process is judged by itself, over its longest life.
     """
     found = []

@@ -28,6 +28,7 @@ from soak_resources import Sample, encoder_of
 from std_msgs.msg import Header, String
 
 from hobot_llamacpp_py.vision.pixels import nv12_to_bgr
+from hobot_llamacpp_py.web.conversations import SIZE as CONVERSATIONS
 from training import world
 
 __all__ = ['User']
@@ -48,6 +49,8 @@ HOSTILE = (
     '</img><img>' * 50,
     '描述' * 3000,
 )
+TOOLS: dict[str, dict[str, str]] = {'look': {'question': DESCRIBE}, 'ask': {'text': 'Hi'}}
+CLIENTS = ('text', 'camera', 'picture', *TOOLS)
 PARAMETERS: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ('max_tokens', (64, 128)),
     ('history_turns', (0, -1)),
@@ -141,11 +144,8 @@ class User:
         robot.listen('/llamacpp_node/watch', self._on_watch)
 
     def run(self, is_over: Callable[[int], bool]) -> None:
-        """Do each thing once, then one after the other at random, until it is over."""
-        for size in SIZES:
-            for encoding in ENCODINGS:
-                self._show(size, encoding)
-                self.ask()
+        """Warm up, do each thing once, then one after the other at random, until it is over."""
+        self._warm_up()
         order, step = list(self.actions), 0
         while not is_over(step):
             self._random = random.Random(f'{self._seed} {step}')
@@ -161,6 +161,24 @@ class User:
             self.check_counts()
             self.samples.append(Sample.of(self._robot.process.pid, self.began))
             step += 1
+
+    def _warm_up(self) -> None:
+        """Have all there that is there once: what is kept is full, what is imported late is."""
+        for encoding in ENCODINGS:
+            for size in SIZES:
+                self._show(size, encoding)
+                self.ask()
+        for prompt in (*HOSTILE, LONG):
+            self._say(prompt)
+            self._robot.next_text()
+        for number in range(CONVERSATIONS):
+            image = {'type': 'image_url', 'image_url': {'url': data_url(draw_scene(number)[1])}}
+            content = [{'type': 'text', 'text': 'Is there a circle?'}, image]
+            self._post([{'role': 'user', 'content': content}], stream=False)
+        for what in CLIENTS:
+            self._leave(what)
+            self.ask()
+        self.check_counts()
 
     def check_counts(self) -> None:
         """Check that each question had its turn and one answer or error, on all topics."""
@@ -359,12 +377,11 @@ class User:
         """In the midst of an answer ask over HTTP, and go away without a word."""
         self._begin(DESCRIBE)
         for _ in range(self._random.randint(1, 3)):
-            self._leave()
+            self._leave(self._random.choice(CLIENTS))
         self._right(DESCRIBE)
 
-    def _leave(self) -> None:
+    def _leave(self, what: str) -> None:
         content: Any = 'Hello!'
-        what = self._random.choice(['text', 'camera', 'picture', 'agent'])
         is_stream, share = self._random.random() < 0.5, self._random.uniform(0, 1.5)
         path, headers = '/v1/chat/completions', {}
         if what in ('camera', 'picture'):
@@ -374,9 +391,8 @@ class User:
             image = {'type': 'image_url', 'image_url': {'url': url}}
             content = [{'type': 'text', 'text': DESCRIBE}, image]
         body: Any = {'messages': [{'role': 'user', 'content': content}], 'stream': is_stream}
-        if what == 'agent':
-            tool = self._random.choice(['look', 'ask', 'picture'])
-            path, headers, body = _tool_call(tool)
+        if what in TOOLS:
+            path, headers, body = _tool_call(what)
         self._note(f'  leave {what}, stream {is_stream}, after {share:.3f}')
         data = json.dumps(body).encode()
         lines = [f'POST {path} HTTP/1.1', f'Host: 127.0.0.1:{self._port}']
@@ -532,9 +548,8 @@ def _tool_call(tool: str) -> tuple[str, dict[str, str], dict[str, Any]]:
     """Return path, headers and body of an agent's request."""
     version, prefix = '2026-07-28', 'io.modelcontextprotocol/'
     meta = {f'{prefix}protocolVersion': version, f'{prefix}clientCapabilities': {}}
-    arguments = {'look': {'question': DESCRIBE}, 'ask': {'text': 'Hi'}, 'picture': {}}[tool]
     headers = {'Accept': 'application/json, text/event-stream', 'MCP-Protocol-Version': version}
     headers |= {'Mcp-Method': 'tools/call', 'Mcp-Name': tool}
-    parameters = {'name': tool, 'arguments': arguments, '_meta': meta}
+    parameters = {'name': tool, 'arguments': TOOLS[tool], '_meta': meta}
     body = {'jsonrpc': '2.0', 'id': 1, 'method': 'tools/call', 'params': parameters}
     return '/mcp', headers, body

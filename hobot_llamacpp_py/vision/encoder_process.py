@@ -42,6 +42,7 @@ INTERPRETER = 'HOBOT_LLAMACPP_ENCODER_PYTHON'
 
 START_TIMEOUT = 120.0  # seconds: a model of hundreds of megabytes from an SD card
 END_TIMEOUT = 1.0
+HANG_UP_TIMEOUT = 0.25  # a node that stops has 0.6 s for all of its end
 MAX_DELAY = 30.0
 
 # The package is taken from where this one lies and from nowhere else, and its folder does not stay
@@ -304,7 +305,7 @@ class _Child:
         """Hang up, wait for the process's end, for a moment only, and free everything."""
         with contextlib.suppress(OSError):
             self._channel.shutdown(socket.SHUT_RDWR)
-        if not self._has_ended():
+        if not self._has_ended(HANG_UP_TIMEOUT):
             self._process.kill()
             if not self._has_ended():
                 log.warning('the encoder process %d cannot be ended', self._process.pid)
@@ -321,9 +322,9 @@ class _Child:
         words = self._last_words.get('thrown') or self._last_words.get('line')
         return f'{how}; its last words were: {words}' if words else how
 
-    def _has_ended(self) -> bool:
+    def _has_ended(self, timeout: float = END_TIMEOUT) -> bool:
         try:
-            self._process.wait(END_TIMEOUT)
+            self._process.wait(timeout)
         except subprocess.TimeoutExpired:
             return False
         return True

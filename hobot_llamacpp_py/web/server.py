@@ -85,6 +85,9 @@ class Server:
             from hobot_llamacpp_py.web import connection
             from hobot_llamacpp_py.web.app import make_app
 
+            logging.getLogger('asyncio').setLevel(
+                logging.ERROR
+            )  # that a client has gone is no news
             config = uvicorn.Config(
                 make_app(self._backend, self.metrics, self._token, self._host),
                 http=connection.Connection,
