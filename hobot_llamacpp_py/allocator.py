@@ -7,10 +7,9 @@ import ctypes
 
 __all__ = ['give_back_large_blocks']
 
-LARGE = (
-    2 << 20
-)  # bytes: more than the sampler takes for each token, less than a frame of 720 lines
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+LARGE = 2 << 20  # bytes: more than the sampler takes for a token, less than a frame of 720 lines
+# Of glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 
 def give_back_large_blocks() -> None:
@@ -23,3 +22,4 @@ def give_back_large_blocks() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_THRESHOLD, LARGE)
         mallopt(_M_TRIM_THRESHOLD, 4 * LARGE)  # else that would fall back to 128 kB
+        mallopt(_M_ARENA_MAX, 1)  # few of our threads want memory at the same time

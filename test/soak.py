@@ -32,6 +32,7 @@ from served import free_port
 from soak_resources import (
     Growth,
     growths,
+    left_behind,
     processes_with,
     shared_memory_of,
 )
@@ -211,6 +212,8 @@ class Soak:
                 return step >= FEWEST_STEPS and time.monotonic() >= end
 
             try:
+                if not steps:
+                    user.warm_up()
                 user.run(is_over)
                 # The emulator leaks at each thread that ends, and the S100's binding starts one
                 # for each picture.
@@ -239,7 +242,7 @@ class Soak:
         if status or took > END_TIMEOUT:
             self._wrong(f'ended with {status} after {took:.1f} s')
         user.check_last_words()
-        for name in sorted(filter(os.path.exists, names)):
+        for name in left_behind(names):
             self._wrong(f'left behind: {name}')
         self._expect_no_process()
 
@@ -256,7 +259,7 @@ class Soak:
             robot.process.kill()
             robot.process.wait()
             # What the middleware had is its own affair: nobody is left to unlink a name.
-            for name in sorted(filter(os.path.exists, names)):
+            for name in left_behind(names):
                 if 'fastrtps' not in name and 'fastdds' not in name:
                     self._wrong(f'left behind by kill -9: {name}')
             self._expect_no_process()
@@ -330,7 +333,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--minutes', type=float, default=2.0)
     parser.add_argument('--hours', type=float, help='instead of minutes')
-    parser.add_argument('--steps', type=int, help='instead of a time: so many steps of each')
+    parser.add_argument('--steps', type=int, help='so many, without a warm-up')
     parser.add_argument('--seed', type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument('--variant', default='', help='only those that have this in their name')
     parser.add_argument('--plot', type=Path, metavar='FILE', default=ROOT / 'build/soak.png')

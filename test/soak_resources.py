@@ -11,12 +11,22 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ['Growth', 'Sample', 'encoder_of', 'growths', 'processes_with', 'shared_memory_of']
+__all__ = [
+    'Growth',
+    'Sample',
+    'encoder_of',
+    'growths',
+    'left_behind',
+    'processes_with',
+    'shared_memory_of',
+]
 
 FLAT = 0.01  # share by which memory may grow after the warm-up
+STILL_WARMING = 0.06  # and in a short run: the heap takes minutes to find its size
+LONG = 200  # samples without the warm-up: no short run
 WARM_UP = 1 / 3  # of the samples
 LEAST = 40  # samples that say something
-BINS = 60
+BINS = 12
 
 
 @dataclass(frozen=True)
@@ -60,10 +70,10 @@ class Growth:
 def growths(samples: Sequence[Sample], judges_encoder: bool = True) -> list[Growth]:
     """Return what grew how much, without the first third, which is the warm-up.
 
-    It is the slope of a line through sixty medians, which is the median of all slopes between any
-    two of them (Theil and Sen), times what they span: neither a peak nor a single step counts for
-    much, what keeps growing does. Memory may grow by 1 %, descriptors and threads by
-    less than one. An encoder's process is judged by itself, over its longest life.
+    What is held for a moment only is no leak: of each twelfth of the samples the least counts. The
+    growth is the slope of a line through these twelve, the median of all slopes between any two of
+    them (Theil and Sen), times what they span. Memory may grow by 1 %, 6 % in a short run, descriptors and
+    threads by less than one. An encoder's process is judged by itself, over its longest life.
     """
     found = []
     warm = samples[round(len(samples) * WARM_UP) :]
@@ -80,14 +90,12 @@ def growths(samples: Sequence[Sample], judges_encoder: bool = True) -> list[Grow
 
 def _growth(what: str, values: Sequence[float], is_memory: bool) -> Growth:
     n = min(BINS, len(values))
-    bins = [
-        statistics.median(values[len(values) * i // n : len(values) * (i + 1) // n])
-        for i in range(n)
-    ]
+    bins = [min(values[len(values) * i // n : len(values) * (i + 1) // n]) for i in range(n)]
     slopes = [(bins[j] - bins[i]) / (j - i) for i, j in itertools.combinations(range(n), 2)]
     typical = statistics.median(bins)
     grown = statistics.median(slopes) * (n - 1)
-    return Growth(what, typical, grown, typical * FLAT if is_memory else 0.99)
+    share = FLAT if len(values) >= LONG else STILL_WARMING
+    return Growth(what, typical, grown, typical * share if is_memory else 0.99)
 
 
 def encoder_of(pid: int) -> int:
@@ -120,6 +128,14 @@ def shared_memory_of(pid: int) -> set[str]:
         with suppress(OSError):
             names.add(os.readlink(link))
     return {name for name in names if name.startswith('/dev/shm/') and os.path.exists(name)}
+
+
+def left_behind(names: set[str]) -> list[str]:
+    """Return those that are there and used by nobody."""
+    left = set(filter(os.path.exists, names))
+    for path in Path('/proc').glob('[0-9]*') if left else ():
+        left -= shared_memory_of(int(path.name))  # the middleware shares some among all
+    return sorted(left)
 
 
 def _resident_mb(pid: int) -> float:

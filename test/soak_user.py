@@ -109,7 +109,8 @@ class User:
         self._reference = reference
         self._random, self._is_jpeg = random.Random(seed), False
         self._scene, self._bgr = world.Scene(()), np.zeros((1, 1, 3), np.uint8)
-        self._stamp = 0  # of the newest picture
+        self.stamp = 0
+        """Of the newest picture; 0: there is none yet."""
         self._asked: list[str] = []  # and not yet seen to be answered
         self._turns: list[str] = []
         self._answers: list[str] = []
@@ -144,8 +145,10 @@ class User:
         robot.listen('/llamacpp_node/watch', self._on_watch)
 
     def run(self, is_over: Callable[[int], bool]) -> None:
-        """Warm up, do each thing once, then one after the other at random, until it is over."""
-        self._warm_up()
+        """Do each thing once, then one after the other at random, until it is over."""
+        if not self.stamp:
+            self.look_elsewhere()
+            self.ask()
         order, step = list(self.actions), 0
         while not is_over(step):
             self._random = random.Random(f'{self._seed} {step}')
@@ -162,7 +165,7 @@ class User:
             self.samples.append(Sample.of(self._robot.process.pid, self.began))
             step += 1
 
-    def _warm_up(self) -> None:
+    def warm_up(self) -> None:
         """Have all there that is there once: what is kept is full, what is imported late is."""
         for encoding in ENCODINGS:
             for size in SIZES:
@@ -209,6 +212,7 @@ class User:
     def say_last_words(self) -> None:
         """Ask, and be somewhere in the answer; nobody waits for it."""
         self._random = random.Random(f'{self._seed} end')
+        self._note('last words')
         self._begin(DESCRIBE)
 
     def check_last_words(self) -> None:
@@ -438,8 +442,8 @@ class User:
         self._right(DESCRIBE)
         if text in RULES:
             self.look_elsewhere()
-            self._robot.wait_for(lambda: self._stamp in self._watched, 'a look at the picture')
-            truth, told = self._scene.find('circle') is not None, self._watched[self._stamp]
+            self._robot.wait_for(lambda: self.stamp in self._watched, 'a look at the picture')
+            truth, told = self._scene.find('circle') is not None, self._watched[self.stamp]
             self.counts['right answers' if told == truth else "the model's errors"] += 1
         if self._random.random() < 0.7:  # what is watched for all the time costs time
             self._set('watch_file', '')
@@ -506,13 +510,13 @@ class User:
         assert self._robot.set_parameter(name, value) == (True, ''), name
 
     def _show(self, size: tuple[int, int], encoding: str) -> None:
-        self._stamp += 1
+        self.stamp += 1
         number = self._random.randrange(10_000)
         self._note(f'  show {number} {size} {encoding}')
         self._scene, bgr = draw_scene(number, size)
         self._bgr = _as_seen(bgr, encoding)
         self._have_camera(is_jpeg=encoding == 'jpeg')
-        self._robot.publish(*_message(bgr, encoding, self._stamp))
+        self._robot.publish(*_message(bgr, encoding, self.stamp))
 
     def _have_camera(self, *, is_jpeg: bool) -> None:
         """Have a camera of raw pictures or of JPEGs; the other one is gone."""
