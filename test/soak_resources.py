@@ -72,8 +72,9 @@ def growths(samples: Sequence[Sample], judges_encoder: bool = True) -> list[Grow
 
     What is held for a moment only is no leak: of each twelfth of the samples the least counts. The
     growth is the slope of a line through these twelve, the median of all slopes between any two of
-    them (Theil and Sen), times what they span. Memory may grow by 1 %, 6 % in a short run, descriptors and
-    threads by less than one. An encoder's process is judged by itself, over its longest life.
+    them (Theil and Sen), times what they span. Memory may grow by 1 %, in a short run by 6 %, and
+    descriptors and threads by less than one. An encoder's process is judged by itself, over its
+    longest life.
     """
     found = []
     warm = samples[round(len(samples) * WARM_UP) :]
