@@ -51,7 +51,7 @@ FEWEST_STEPS = 80  # of each variant, so that growth can be told from noise
 END_TIMEOUT = 2.0  # seconds that a node gets to end
 
 SPOILS = {
-    'wrong': "lambda self, end, text, *rest: end(self, text.replace('e', 'a'), *rest)",
+    'wrong': "lambda self, end, text, *rest: end(self, text + '!', *rest)",
     'twice': 'lambda self, end, *all: (end(self, *all), end(self, *all))',
     'leak': "lambda self, end, *all: (kept.append(b'x' * 300_000), end(self, *all))",
     'descriptors': "lambda self, end, *all: (kept.append(open('/dev/null')), end(self, *all))",

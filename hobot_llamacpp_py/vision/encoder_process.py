@@ -127,7 +127,8 @@ class ProcessEncoder:
             if 'error' in reply:
                 raise _error(reply)
             self._failures = 0
-            return child.embeddings.copy()
+            assert child.shared is not None
+            return child.shared.embeddings.copy()
 
     def use_threads(self, n: int) -> None:
         """Have a backend on the CPU compute with n threads from the next picture on."""
@@ -224,7 +225,8 @@ class _NonsenseError(Exception):
 class _Child:
     """One encoder process and what it shares with us."""
 
-    embeddings: npt.NDArray[np.float32]
+    shared: SharedArrays | None = None
+    """Once the model is loaded, and until the end."""
 
     def __init__(self, model: bytes) -> None:
         with contextlib.ExitStack() as until_started:
@@ -275,14 +277,14 @@ class _Child:
         (width, height), n_tokens, n_embd = reply['properties']
         # A child gone mad must not take away memory that we have mapped.
         fcntl.fcntl(self._memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-        self._shared = SharedArrays(self._memory.fileno(), (width, height), n_tokens, n_embd)
-        self.embeddings = self._shared.embeddings
+        self.shared = SharedArrays(self._memory.fileno(), (width, height), n_tokens, n_embd)
         return (width, height), n_tokens, n_embd
 
     def ask(self, fitted: npt.NDArray[np.uint8], n_threads: int, timeout: float) -> dict[str, Any]:
         """Have a picture encoded; return the reply."""
         height, width = fitted.shape[:2]
-        self._shared.picture(height, width)[...] = fitted
+        assert self.shared is not None
+        self.shared.picture(height, width)[...] = fitted
         self._number += 1
         try:
             self._channel.sendall(
@@ -333,6 +335,8 @@ class _Child:
         self._channel.close()
         self._lifeline.close()
         self._memory.close()
+        # An error holds on to us, and somebody to the error: the memory need not wait for that.
+        self.shared = None
 
     def _reply(self, timeout: float) -> dict[str, Any]:
         deadline = time.monotonic() + timeout
