@@ -53,8 +53,7 @@ END_TIMEOUT = 2.0  # seconds that a node gets to end
 SPOILS = {
     'wrong': "lambda self, end, text, *rest: end(self, text + '!', *rest)",
     'twice': 'lambda self, end, *all: (end(self, *all), end(self, *all))',
-    'leak': "lambda self, end, *all: (kept.append(b'x' * 300_000), end(self, *all))",
-    'descriptors': "lambda self, end, *all: (kept.append(open('/dev/null')), end(self, *all))",
+    'leak': 'lambda self, end, *all: (kept.append(leaked()), end(self, *all))',
 }
 """What can be made wrong on purpose: what is done when an answer is published."""
 
@@ -126,6 +125,7 @@ def _spoil(installed: Path, what: str) -> None:
     (path,) = installed.glob('lib/python*/site-packages/hobot_llamacpp_py/ros/results.py')
     with path.open('a', encoding='utf-8') as file:
         file.write('import functools\nkept = []\n')
+        file.write('leaked = lambda: (b"x" * 300_000, open("/dev/null"))\n')
         file.write(f'Results.end = functools.partialmethod({SPOILS[what]}, Results.end)\n')
 
 
@@ -320,7 +320,8 @@ def _plot(outcomes: dict[str, Outcome], path: Path) -> None:
         first.plot(*zip(*user.first_s, strict=True), linestyle='none', marker='.', markersize=2)
     memory.set_ylabel('resident MB (dotted: encoder)')
     memory.set_ylim(0)
-    memory.legend(loc='lower right', fontsize='small')
+    if memory.lines:
+        memory.legend(loc='lower right', fontsize='small')
     first.set_ylabel('seconds to the first word')
     first.set_yscale('log')
     first.set_xlabel('seconds')

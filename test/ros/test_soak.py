@@ -50,19 +50,18 @@ def test_a_seed_repeats_a_run(tmp_path: Path, installed: Path) -> None:
 @pytest.mark.parametrize(
     ('spoil', 'steps', 'words'),
     [
-        ('wrong', '1', ', not '),
-        ('twice', '1', 'got ['),
-        ('leak', '66', 'node_mb grew by '),
-        ('descriptors', '66', 'descriptors grew by '),
+        ('wrong', '1', {', not '}),
+        ('twice', '1', {', not '}),  # the next question gets it
+        ('leak', '66', {'node_mb grew by ', 'descriptors grew by '}),
     ],
 )
 def test_what_is_wrong_is_found(
-    tmp_path: Path, installed: Path, spoil: str, steps: str, words: str
+    tmp_path: Path, installed: Path, spoil: str, steps: str, words: set[str]
 ) -> None:
     """A node with a fault makes it end with status 1, and say what is wrong."""
     status, printed = soak(tmp_path / 'kept', installed, '--spoil', spoil, '--steps', steps)
     assert status == 1, printed
-    assert words in printed
+    assert all(word in printed for word in words), printed
     assert 'things went wrong, with seed 7' in printed
 
 
