@@ -13,7 +13,8 @@ help:
 	@echo '                   ARGS="--sweep" only finds the best number of threads, ARGS="--help": more'
 	@echo 'make check         style, types and the tests that need no ROS, in a minute'
 	@echo 'make test          run the tests (ARGS="-k name" chooses)'
-	@echo 'make soak          use real nodes at random, with faults (ARGS="--hours 8", "--seed 1")'
+	@echo 'make soak          use real nodes at random, with faults, for two minutes; ARGS="--hours 8"'
+	@echo '                   takes longer, ARGS="--seed 1" repeats a run'
 	@echo 'make fuzz          feed all that is read from outside with nonsense (ARGS="--minutes 10")'
 	@echo 'make board-wheel   compile llama.cpp for the boards: a wheel in dist/, which pip installs there'
 	@echo 'make test-web      run the tests of the HTTP server and its page (installs Chromium)'
@@ -51,6 +52,7 @@ bench:
 
 soak:
 	@scripts/bootstrap.sh test web plot interfaces
+	@scripts/interfaces.sh
 	@$(subst .venv/bin/python,PYTHONPATH=.:test .venv/bin/python,$(VENV)) test/soak.py $(ARGS)
 
 fuzz:

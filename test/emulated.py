@@ -23,15 +23,21 @@ from hobot_llamacpp_py.vision.encoder_process import INTERPRETER
 FOLDER = Path(__file__).resolve().parent / 'board'
 SUFFIXES = {'x5': '.bin', 's100': '.hbm'}
 BOARDS = tuple(SUFFIXES)
+TOOLS = ('qemu-aarch64-static', 'aarch64-linux-gnu-gcc')
 
 
 def use_board(monkeypatch: pytest.MonkeyPatch, board: str) -> None:
     """Let encoder processes run on an emulated board; skip where its tools are not installed."""
-    for tool in ('qemu-aarch64-static', 'aarch64-linux-gnu-gcc'):
+    for tool in TOOLS:
         if shutil.which(tool) is None:
             pytest.skip(f'needs {tool}: make test-board installs it')
     run_on(board)  # builds it
-    monkeypatch.setenv(INTERPRETER, f'{FOLDER}/emu.sh {board}')
+    monkeypatch.setenv(INTERPRETER, interpreter(board))
+
+
+def interpreter(board: str) -> str:
+    """Return the command of a board's Python, for encoder processes."""
+    return f'{FOLDER}/emu.sh {board}'
 
 
 def run_on(board: str, *arguments: str) -> str:

@@ -66,7 +66,7 @@ class Robot:
         beside: Robot | None = None,
         command: Sequence[str] = (),
     ) -> None:
-        self._arguments, self._togetheros = arguments, togetheros
+        self._arguments, self.has_targets = arguments, togetheros
         self.names, self._command = {**NAMES, **names}, command
         self._claim = nullcontext(beside.domain) if beside else own_domain()
         self.texts: list[str] = []
@@ -91,7 +91,7 @@ class Robot:
         ):
             topic = self.names[topic]
             self.listen(topic, lambda message, messages=messages: messages.append(message.data))
-        if self._togetheros:
+        if self.has_targets:
             from ai_msgs.msg import PerceptionTargets
 
             topic = self.names['/llama_cpp_node']
@@ -99,7 +99,8 @@ class Robot:
         diagnostics = self.names['/diagnostics']
         self.client.create_subscription(DiagnosticArray, diagnostics, self._on_diagnostics, 10)
         self._prompts = self.client.create_publisher(String, self.names['/prompt_text'], 10)
-        self._images: dict[type, Any] = {}
+        self._images: dict[tuple[type, str], Any] = {}
+        self._clients: dict[str, Any] = {}
         self._start()
         return self
 
@@ -118,7 +119,7 @@ class Robot:
             'ROS_DOMAIN_ID': str(self.domain),
             'ROS_LOG_DIR': str(self._folder),
         }
-        if self._togetheros:
+        if self.has_targets:
             variables = sourced(variables)
         arguments = ['--ros-args']
         for name, value in self._parameters.items():
@@ -166,6 +167,12 @@ class Robot:
             assert time.monotonic() < deadline, f'{what} did not happen; log:\n{self.log}'
             assert self.process.poll() is None or done(), f'the node has ended; log:\n{self.log}'
             self._executor.spin_once(timeout_sec=0.1)
+
+    def serve(self, seconds: float) -> None:
+        """Serve the client's callbacks for a while."""
+        end = time.monotonic() + seconds
+        while (rest := end - time.monotonic()) > 0:
+            self._executor.spin_once(timeout_sec=rest)
 
     def wait_until_ready(self) -> Robot:
         """Wait until the models are loaded and the node is known to us, and we to it."""
@@ -221,6 +228,12 @@ class Robot:
         soon = Duration(seconds=0.05)
         self.wait_for(lambda: self._images[key].wait_for_all_acked(soon), 'receiving an image')
 
+    def stop_publishing(self) -> None:
+        """Have no publisher of images any more."""
+        for publisher in self._images.values():
+            self.client.destroy_publisher(publisher)
+        self._images.clear()
+
     def show(self, bgr: np.ndarray) -> None:
         """Publish a picture as bgr8."""
         height, width = bgr.shape[:2]
@@ -244,11 +257,12 @@ class Robot:
         return result.successful, result.reason
 
     def _call(self, service_type: Any, name: str, request: Any) -> Any:
-        client = self.client.create_client(service_type, name)
+        if name not in self._clients:
+            self._clients[name] = self.client.create_client(service_type, name)
+        client = self._clients[name]
         self.wait_for(client.service_is_ready, f'service {name}')
         future = client.call_async(request)
         self.wait_for(future.done, f'answer of {name}')
-        self.client.destroy_client(client)
         return future.result()
 
     def stop(self, number: int = signal.SIGINT) -> tuple[int, float]:

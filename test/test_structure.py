@@ -14,8 +14,8 @@ from hobot_llamacpp_py.web.server import PACKAGES
 PACKAGE = ROOT / 'hobot_llamacpp_py'
 # The rooms, each with what it may import of the package besides itself.
 CORE = {
-    *('board', 'catalogue', 'config', 'errors', 'families', 'files', 'folders', 'gguf_header'),
-    *('llama_api', 'llama_end', 'llama_log', 'signals'),
+    *('allocator', 'board', 'catalogue', 'config', 'errors', 'families', 'files', 'folders'),
+    *('gguf_header', 'llama_api', 'llama_end', 'llama_log', 'signals'),
 }
 ROOMS = {
     'health': CORE,

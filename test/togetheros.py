@@ -12,11 +12,15 @@ from collections.abc import Mapping
 
 from nano import ROOT
 
-__all__ = ['sourced', 'use_messages']
+__all__ = ['are_built', 'sourced', 'use_messages']
 
 _PREFIX = ROOT / '.venv' / 'interfaces'
 _SITE_PACKAGES = _PREFIX / f'lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages'
 _LIBRARIES = _PREFIX / 'lib'
+
+
+def are_built() -> bool:
+    return _SITE_PACKAGES.exists()
 
 
 def sourced(environment: Mapping[str, str]) -> dict[str, str]:
@@ -28,7 +32,7 @@ def sourced(environment: Mapping[str, str]) -> dict[str, str]:
 
 def use_messages() -> None:
     """Let this process import the packages; where they are not built, nothing changes."""
-    if _SITE_PACKAGES.exists():
+    if are_built():
         sys.path.append(os.fspath(_SITE_PACKAGES))
     # LD_LIBRARY_PATH is read when a process starts; what is loaded already is not looked for.
     for library in sorted(_LIBRARIES.glob('*.so')):

@@ -20,6 +20,7 @@ from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
+from hobot_llamacpp_py.allocator import give_back_large_blocks
 from hobot_llamacpp_py.errors import VlmError
 from hobot_llamacpp_py.ros.node import STOP_TIMEOUT, LlamacppNode
 from hobot_llamacpp_py.ros.parameters import explained
@@ -37,6 +38,7 @@ For example, with the built-in model:
 
 def run(args: list[str] | None = None) -> int:
     """Run the node and return the exit status: 0, or 1 on an error that a log line explains."""
+    give_back_large_blocks()
     # rclpy's own handlers would shut the context down at once, and the answer that is being
     # given could not be published any more.
     try:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from queue import SimpleQueue
 
+from hobot_llamacpp_py.allocator import give_back_large_blocks
 from hobot_llamacpp_py.config import ChatConfig
 from hobot_llamacpp_py.engine import Engine
 from hobot_llamacpp_py.errors import VlmError
@@ -32,6 +33,7 @@ STOP_TIMEOUT = 1.0  # seconds that native code gets to end
 def main(arguments: list[str] | None = None) -> None:
     """Serve until Ctrl-C; exit with 1 if that cannot begin."""
     options = _parser().parse_args(arguments)
+    give_back_large_blocks()
     # The models are loaded: nothing. The end: why, empty for Ctrl-C.
     news: SimpleQueue[str | None] = SimpleQueue()
     try:

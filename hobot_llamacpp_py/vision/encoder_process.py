@@ -43,7 +43,7 @@ INTERPRETER = 'HOBOT_LLAMACPP_ENCODER_PYTHON'
 
 START_TIMEOUT = 120.0  # seconds: a model of hundreds of megabytes from an SD card
 END_TIMEOUT = 1.0
-HANG_UP_TIMEOUT = 0.3  # seconds to end by itself, with nothing to do
+HANG_UP_TIMEOUT = 0.25  # a node that stops has 0.6 s for all of its end
 MAX_DELAY = 30.0
 
 # The package is taken from where this one lies and from nowhere else, and its folder does not stay
@@ -128,7 +128,8 @@ class ProcessEncoder:
             if 'error' in reply:
                 raise _error(reply)
             self._failures = 0
-            return child.embeddings.copy()
+            assert child.shared is not None
+            return child.shared.embeddings.copy()
 
     def use_threads(self, n: int) -> None:
         """Have a backend on the CPU compute with n threads from the next picture on."""
@@ -225,7 +226,8 @@ class _NonsenseError(Exception):
 class _Child:
     """One encoder process and what it shares with us."""
 
-    embeddings: npt.NDArray[np.float32]
+    shared: SharedArrays | None = None
+    """Once the model is loaded, and until the end."""
 
     def __init__(self, model: bytes) -> None:
         with contextlib.ExitStack() as until_started:
@@ -278,16 +280,16 @@ class _Child:
             sizes = checked_sizes(reply.get('properties'))
             # A child gone mad must not take away memory that we have mapped.
             fcntl.fcntl(self._memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-            self._shared = SharedArrays(self._memory.fileno(), *sizes)
+            self.shared = SharedArrays(self._memory.fileno(), *sizes)
         except (ValueError, OSError):
             raise _NonsenseError('sizes that cannot be, or that its memory has not') from None
-        self.embeddings = self._shared.embeddings
         return sizes
 
     def ask(self, fitted: npt.NDArray[np.uint8], n_threads: int, timeout: float) -> dict[str, Any]:
         """Have a picture encoded; return the reply."""
         height, width = fitted.shape[:2]
-        self._shared.picture(height, width)[...] = fitted
+        assert self.shared is not None
+        self.shared.picture(height, width)[...] = fitted
         self._number += 1
         try:
             self._channel.sendall(
@@ -338,6 +340,8 @@ class _Child:
         self._channel.close()
         self._lifeline.close()
         self._memory.close()
+        # An error holds on to us, and somebody to the error: the memory need not wait for that.
+        self.shared = None
 
     def _reply(self, timeout: float) -> dict[str, Any]:
         deadline = time.monotonic() + timeout

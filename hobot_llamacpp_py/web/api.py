@@ -36,6 +36,7 @@ from hobot_llamacpp_py.web.pictures import read_data_urls
 __all__ = ['Api']
 
 RETRY_AFTER = 2  # seconds, where the queue is full
+GONE = 'the client has gone'
 
 Observer = Callable[[Completion, Event], None]
 
@@ -65,7 +66,9 @@ class Api:
         opened = self.answering(chat, request.receive)
         events = await opened.__aenter__()
         try:
-            first = await events.__anext__()
+            first = await anext(events, None)
+            if first is None:
+                raise HttpError(499, GONE)
             if isinstance(first, Failed):
                 raise HttpError(first.status, first.message, code=first.kind)
         except BaseException as error:
@@ -176,7 +179,7 @@ class _Given:
         if isinstance(last, Failed):
             raise HttpError(last.status, last.message, code=last.kind)
         if not isinstance(last, Done):
-            raise HttpError(499, 'the client has gone')
+            raise HttpError(499, GONE)
         self._done = last
         message = {
             'role': 'assistant',

@@ -85,6 +85,8 @@ class Server:
             from hobot_llamacpp_py.web import connection
             from hobot_llamacpp_py.web.app import make_app
 
+            # That a client has gone is no news.
+            logging.getLogger('asyncio').setLevel(logging.ERROR)
             config = uvicorn.Config(
                 make_app(self._backend, self.metrics, self._token, self._host),
                 http=connection.Connection,

@@ -286,6 +286,24 @@ def test_close_while_encoding(make_model: Callable[..., Model]) -> None:
     encoder.close()
 
 
+def test_an_error_holds_nothing(make_model: Callable[..., Model]) -> None:
+    """Whoever keeps the errors of processes that died keeps none of their descriptors."""
+    model = make_model(crash=True)
+    errors: list[InferenceError] = []
+    encoder = ProcessEncoder(model.path, INTERNVL, S100)
+    encoder.encode(PIXELS)
+    before = len(os.listdir('/proc/self/fd'))
+    for _ in range(3):
+        model.fail()
+        with pytest.raises(InferenceError) as caught:
+            encoder.encode(PIXELS)
+        errors.append(caught.value)
+        model.recover()
+        encoder.encode(PIXELS)
+    assert len(os.listdir('/proc/self/fd')) == before
+    encoder.close()
+
+
 def test_nothing_is_left(make_model: Callable[..., Model]) -> None:
     """After closing there are no more threads, children or open files than before."""
 

@@ -211,6 +211,19 @@ def test_a_client_that_goes_away(client: Any) -> None:
     assert response.choices[0].message.content.strip() == IMAGE2
 
 
+def test_going_away_before_the_first_word() -> None:
+    """Whoever leaves while a stream waits for its turn is no error of the server's."""
+    with Served(arguments=['--picture', str(SAMPLE), '--n-ctx', '32768']) as server:
+        client = openai.OpenAI(base_url=f'{server.url}/v1', api_key='none', max_retries=0)
+        running = ask(client, message(DESCRIBE), **ENDLESS)
+        next(iter(running))
+        with pytest.raises(openai.APITimeoutError):
+            ask(client.with_options(timeout=0.5), message('Hi'), stream=True)
+        running.close()
+        assert ask(client, message(DESCRIBE, 'camera:')).choices[0].finish_reason == 'stop'
+    assert server.errors == ''
+
+
 def test_one_after_the_other(client: Any) -> None:
     """Requests wait in line; where the line is full, one is told when to come again."""
     running = ask(client, message(DESCRIBE), **ENDLESS)
