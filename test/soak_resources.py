@@ -25,7 +25,7 @@ FLAT = 0.01  # share by which memory may grow after the warm-up
 STILL_WARMING = 0.1  # and in a short run: the heap takes minutes to find its size
 LONG = 200  # samples without the warm-up: no short run
 WARM_UP = 1 / 3  # of the samples
-LEAST = 40  # samples that say something
+LEAST = 50  # samples that say something
 BINS = 12
 
 
