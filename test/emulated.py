@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -82,9 +82,13 @@ def nano_model(folder: Path, family: str, board: str) -> Iterator[Path]:
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
-            pixels = np.frombuffer(self.rfile.read(4 * int(np.prod(images.shape))), np.float32)
-            (output,) = session.run(None, {images.name: pixels.reshape(images.shape)})
-            self.wfile.write(output.tobytes())
+            pixels = np.frombuffer(self.rfile.read(4 * int(np.prod(images.shape))), np.uint8)
+            if pixels.size < 4 * np.prod(images.shape):
+                return  # the encoder's process has died
+            pixels = pixels.view(np.float32).reshape(images.shape)
+            (output,) = session.run(None, {images.name: pixels})
+            with suppress(ConnectionError):
+                self.wfile.write(output.tobytes())
 
     _, n_tokens, n_embd = tokens.shape
     with tempfile.TemporaryDirectory() as short:  # a socket's path has at most 107 characters

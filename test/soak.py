@@ -212,7 +212,7 @@ class Soak:
                 return step >= FEWEST_STEPS and time.monotonic() >= end
 
             try:
-                if not steps:
+                if not steps or steps >= FEWEST_STEPS:
                     user.warm_up()
                 user.run(is_over)
                 # The emulator leaks at each thread that ends, and the S100's binding starts one
@@ -334,7 +334,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--minutes', type=float, default=2.0)
     parser.add_argument('--hours', type=float, help='instead of minutes')
-    parser.add_argument('--steps', type=int, help='so many, without a warm-up')
+    parser.add_argument('--steps', type=int, help='so many, not a time; fewer than 80: no warm-up')
     parser.add_argument('--seed', type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument('--variant', default='', help='only those that have this in their name')
     parser.add_argument('--plot', type=Path, metavar='FILE', default=ROOT / 'build/soak.png')

@@ -22,10 +22,10 @@ __all__ = [
 ]
 
 FLAT = 0.01  # share by which memory may grow after the warm-up
-STILL_WARMING = 0.06  # and in a short run: the heap takes minutes to find its size
+STILL_WARMING = 0.1  # and in a short run: the heap takes minutes to find its size
 LONG = 200  # samples without the warm-up: no short run
 WARM_UP = 1 / 3  # of the samples
-LEAST = 40  # samples that say something
+LEAST = 50  # samples that say something
 BINS = 12
 
 
@@ -72,7 +72,7 @@ def growths(samples: Sequence[Sample], judges_encoder: bool = True) -> list[Grow
 
     What is held for a moment only is no leak: of each twelfth of the samples the least counts. The
     growth is the slope of a line through these twelve, the median of all slopes between any two of
-    them (Theil and Sen), times what they span. Memory may grow by 1 %, in a short run by 6 %, and
+    them (Theil and Sen), times what they span. Memory may grow by 1 %, in a short run by 10 %, and
     descriptors and threads by less than one. An encoder's process is judged by itself, over its
     longest life.
     """

@@ -195,6 +195,7 @@ class User:
         n_characters = sum(map(len, given))
         robot.wait_for(lambda: len(''.join(robot.partials)) >= n_characters, 'all pieces')
         assert ''.join(robot.partials) == ''.join(given), f'{robot.partials} are not {given}'
+        assert all(robot.partials), f'an empty piece: {robot.partials}'
         if robot.has_targets:
             n = len(given)
             robot.wait_for(lambda: len(self._own_targets()) >= n, 'PerceptionTargets')
