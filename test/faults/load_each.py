@@ -97,7 +97,8 @@ def _spots(path: Path) -> list[tuple[int, np.dtype[Any]]]:
     """
     reader = gguf.GGUFReader(path)
     begin = reader.data.ctypes.data
-    fields = [*reader.fields.values(), *(tensor.field for tensor in reader.tensors)]
+    # There are more tensors than values: as often either.
+    fields = 4 * [*reader.fields.values()] + [tensor.field for tensor in reader.tensors]
     spots = []
     for field in fields:
         for part in field.parts[:12]:
