@@ -12,6 +12,7 @@ import ctypes
 import json
 import os
 import resource
+import signal
 import struct
 import sys
 import tempfile
@@ -36,7 +37,7 @@ from hobot_llamacpp_py.vision.mmproj import MmprojEncoder
 
 ADDRESS_SPACE = 1 << 30  # bytes that loading may ask for, far more than these models take
 ROOM = 3 << 20  # of these, so many as the file has for a number, where memory is short
-CPU_SECONDS = 20
+CPU_SECONDS, WALL_SECONDS = 20, 100  # whoever computes or waits for longer is ended by a signal
 FILES = {
     'decoder': MODELS['internvl'][1],
     'onnx': MODELS['internvl'][0],
@@ -173,6 +174,7 @@ def _child(kind: str, path: Path, said: Path, room: int) -> None:
         os.dup2(output, 1)
         os.dup2(output, 2)
         _drop_capabilities()
+        signal.alarm(WALL_SECONDS)
         with open('/proc/self/statm') as statm:
             most = int(statm.read().split()[0]) * os.sysconf('SC_PAGE_SIZE') + room
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
