@@ -21,7 +21,7 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
 from hobot_llamacpp_py.allocator import give_back_large_blocks
-from hobot_llamacpp_py.errors import VlmError
+from hobot_llamacpp_py.errors import MEMORY_IS_SHORT, VlmError
 from hobot_llamacpp_py.ros.node import STOP_TIMEOUT, LlamacppNode
 from hobot_llamacpp_py.ros.parameters import explained
 from hobot_llamacpp_py.ros.settings import BUILT_IN, COMMAND
@@ -67,6 +67,9 @@ def run(args: list[str] | None = None) -> int:
         print(f'ROS cannot make the node: {_without_places(str(error))}', file=sys.stderr)
         rclpy.shutdown()
         return 1
+    except MemoryError:
+        print(MEMORY_IS_SHORT, file=sys.stderr, flush=True)
+        os._exit(1)  # to free what the middleware has half made might crash
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     stopping = threading.Event()

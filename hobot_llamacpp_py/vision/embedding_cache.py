@@ -16,6 +16,7 @@ from hobot_llamacpp_py.vision.picture import Picture
 
 __all__ = ['Embeddings', 'EmbeddingCache']
 
+_ROOM = 16 << 20  # bytes: a thread's stack and more; no memory is touched
 Embeddings = npt.NDArray[np.float32]
 
 
@@ -36,6 +37,8 @@ class EmbeddingCache:
         self._lock = threading.Lock()
         self._futures: OrderedDict[str, Future[Embeddings]] = OrderedDict()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix='encoder')
+        # Python waits for ever for a thread that has not the memory to begin: raise instead.
+        np.empty(_ROOM, np.uint8)
         self._executor.submit(int)  # has the thread made now: later there may be no memory for it
 
     def start(self, picture: Picture) -> Future[Embeddings]:

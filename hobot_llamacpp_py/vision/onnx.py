@@ -44,7 +44,7 @@ class OnnxEncoder:
         faulthandler.dump_traceback_later(LOAD_TIMEOUT, exit=True, file=2)
         try:
             self._session = ort.InferenceSession(
-                str(path), options, providers=['CPUExecutionProvider']
+                str(path), options, providers=['CPUExecutionProvider'], enable_fallback=0
             )
         except Exception as error:  # ONNX Runtime raises many types of its own
             raise ModelFileError(f'ONNX Runtime cannot load {path}: {text_of(error)}') from None

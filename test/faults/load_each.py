@@ -12,6 +12,7 @@ import ctypes
 import json
 import os
 import resource
+import signal
 import struct
 import sys
 import tempfile
@@ -35,7 +36,8 @@ from hobot_llamacpp_py.families import INTERNVL, SMOLVLM2
 from hobot_llamacpp_py.vision.mmproj import MmprojEncoder
 
 ADDRESS_SPACE = 1 << 30  # bytes that loading may ask for, far more than these models take
-CPU_SECONDS = 20
+ROOM = 3 << 20  # of these, so many as the file has for a number, where memory is short
+CPU_SECONDS, WALL_SECONDS = 20, 100  # whoever computes or waits for longer is ended by a signal
 FILES = {
     'decoder': MODELS['internvl'][1],
     'onnx': MODELS['internvl'][0],
@@ -54,6 +56,9 @@ hobot_llamacpp_py.vision.onnx.LOAD_TIMEOUT = 10.0  # what hangs is found sooner
 def broken(kind: str, how: str, first: int, n: int) -> Iterator[bytes | str]:
     """Give the contents of broken files, or what stands in their place; the whole one last."""
     data = FILES[kind].read_bytes()
+    if how == 'short':  # of memory
+        yield from [data] * (n + 1)
+        return
     if how == 'other':
         yield from ('missing', 'folder', 'forbidden', b'', b'GGUF', data[:9] + bytes(1000))
         yield from (path.read_bytes() for other, path in FILES.items() if other != kind)
@@ -66,7 +71,7 @@ def broken(kind: str, how: str, first: int, n: int) -> Iterator[bytes | str]:
         spoilt = bytearray(data)
         if how == 'cut':  # half of the places in the head
             end = len(data) if i % 2 else head
-            yield data[: end * i // n]
+            yield data[: end * (i - first) // n]
         elif how == 'flipped':
             end = head if i % 4 else len(data)
             for at in rng.integers(end, size=rng.choice((1, 2, 8, 32))):
@@ -75,12 +80,13 @@ def broken(kind: str, how: str, first: int, n: int) -> Iterator[bytes | str]:
         elif how == 'set':  # numbers of a header, each a plausible one
             for _ in range(rng.choice((1, 1, 2))):
                 offset, dtype = spots[rng.integers(len(spots))]
-                value = np.zeros(1, dtype)
+                size = dtype.itemsize
                 if dtype.kind == 'f':
-                    value[0] = rng.choice(REALS)
+                    value = np.array(rng.choice(REALS), dtype).tobytes()
                 else:
-                    value[0] = NUMBERS[rng.integers(len(NUMBERS))] % (1 << 8 * dtype.itemsize)
-                spoilt[offset : offset + dtype.itemsize] = value.tobytes()
+                    number = NUMBERS[rng.integers(len(NUMBERS))] % (1 << 8 * size)
+                    value = number.to_bytes(size, 'little')
+                spoilt[offset : offset + size] = value
             yield bytes(spoilt)
     yield data
 
@@ -92,7 +98,8 @@ def _spots(path: Path) -> list[tuple[int, np.dtype[Any]]]:
     """
     reader = gguf.GGUFReader(path)
     begin = reader.data.ctypes.data
-    fields = [*reader.fields.values(), *(tensor.field for tensor in reader.tensors)]
+    # There are more tensors than values: as often either.
+    fields = 4 * [*reader.fields.values()] + [tensor.field for tensor in reader.tensors]
     spots = []
     for field in fields:
         for part in field.parts[:12]:
@@ -127,7 +134,8 @@ def main() -> None:
             _put(data, path)
             started = time.monotonic()
             if not (process := os.fork()):
-                _child(kind, path, said)
+                room = ROOM * i if how == 'short' and i < first + n else ADDRESS_SPACE
+                _child(kind, path, said, room)
             status, usage = os.wait4(process, 0)[1:]
             line = {
                 'number': i,
@@ -159,15 +167,16 @@ def _drop_capabilities() -> None:
     ctypes.CDLL(None).capset(struct.pack('Ii', version_3, 0), bytes(24))
 
 
-def _child(kind: str, path: Path, said: Path) -> None:
+def _child(kind: str, path: Path, said: Path, room: int) -> None:
     status = 2
     try:
         output = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(output, 1)
         os.dup2(output, 2)
         _drop_capabilities()
+        signal.alarm(WALL_SECONDS)
         with open('/proc/self/statm') as statm:
-            most = int(statm.read().split()[0]) * os.sysconf('SC_PAGE_SIZE') + ADDRESS_SPACE
+            most = int(statm.read().split()[0]) * os.sysconf('SC_PAGE_SIZE') + room
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))

@@ -27,7 +27,7 @@ LOADER = Path(__file__).with_name('load_each.py')
 MANY = int(os.environ.get('HOBOT_LLAMACPP_FAULTS', '60'))
 """How many files are broken at random, of each kind in each way."""
 MEMORY = 600 << 20  # bytes that a process may hold; these models take 100 MB
-WALL = 60.0  # seconds; what is computed is bounded by the loader itself, this finds what hangs
+WALL = 120.0  # seconds; what is computed is bounded by the loader itself, this finds what hangs
 
 
 def load_each(kind: str, how: str, n: int, first: int = 0) -> list[dict[str, Any]]:
@@ -43,6 +43,7 @@ def load_each(kind: str, how: str, n: int, first: int = 0) -> list[dict[str, Any
     ('kind', 'how', 'n'),
     [
         *((kind, 'other', 8) for kind in ('decoder', 'onnx', 'mmproj')),
+        *((kind, 'short', 20) for kind in ('decoder', 'onnx', 'mmproj')),
         *((kind, 'cut', 100) for kind in ('decoder', 'onnx', 'mmproj')),
         *((kind, 'flipped', MANY) for kind in ('decoder', 'onnx', 'mmproj')),
         *((kind, 'set', 2 * MANY) for kind in ('decoder', 'mmproj')),
@@ -51,23 +52,25 @@ def load_each(kind: str, how: str, n: int, first: int = 0) -> list[dict[str, Any
 def test_broken_models(kind: str, how: str, n: int) -> None:
     """A model file that is broken anywhere is refused in one line, or can be used.
 
-    It never ends the process by a signal, nor takes much time or memory; what is whole is used
-    after that as ever.
+    So is a whole one, where memory is short. The process never ends by a signal, nor takes much
+    time or memory; what is whole is used after that as ever.
     """
-    *found, whole = load_each(kind, how, n)
+    *found, whole = load_each(kind, how, n, first=1)
     assert n == len(found)
     for each in found:
-        assert each['status'] in (0, 1), each
+        # (glibc ends with 127 what has no memory for a thread's variables.)
+        is_glibcs = how == 'short' and 'memory for thread-local data' in each['said']
+        assert each['status'] in (0, 1) or is_glibcs, each
         # (ONNX Runtime, which hangs with the GIL: ended from outside, with a traceback.)
         assert each['said'].count('\n') == 1 or each['said'].startswith('Timeout ('), each
         assert 'internal error' not in each['said'], each
         assert each['memory'] < MEMORY and each['wall'] < WALL, each
-        if how in ('cut', 'other'):
+        if how in ('cut', 'other'):  # of which nothing can be used
             assert each['status'] == 1, each
     right = answer(draw_scene(5)[0], DESCRIBE)
     assert (whole['status'], whole['said']) == (
         0,
-        '(9, 128)\n' if kind == 'mmproj' else right + '\n',
+        '(64, 128)\n' if kind == 'mmproj' else right + '\n',
     )
 
 

@@ -217,7 +217,10 @@ def test_family_must_be_the_projectors(tmp_path: Path, projector: str) -> None:
 
 @pytest.mark.parametrize(
     'missing',
-    ['v.position_embd.weight', 'v.patch_embd.weight', 'v.class_embd', 'v.blk.1.ffn_up.weight'],
+    [
+        *('v.position_embd.weight', 'v.patch_embd.weight', 'v.class_embd'),
+        *('v.blk.1.ffn_up.weight', 'v.blk.1.attn_q.weight'),
+    ],
 )
 def test_tensor_is_missing(tmp_path: Path, missing: str) -> None:
     """A file without one of its tensors is refused with the tensor's name."""
