@@ -22,6 +22,7 @@ from rclpy.utilities import remove_ros_args
 
 from hobot_llamacpp_py.allocator import give_back_large_blocks
 from hobot_llamacpp_py.errors import MEMORY_IS_SHORT, VlmError
+from hobot_llamacpp_py.ros.dead_segments import remove_dead_segments
 from hobot_llamacpp_py.ros.node import STOP_TIMEOUT, LlamacppNode
 from hobot_llamacpp_py.ros.parameters import explained
 from hobot_llamacpp_py.ros.settings import BUILT_IN, COMMAND
@@ -48,6 +49,7 @@ def run(args: list[str] | None = None) -> int:
             return 0
         if given:
             print(f'ignored: {" ".join(given)}; parameters go after --ros-args', file=sys.stderr)
+        remove_dead_segments()
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     except Exception as error:
         print(_argument_error(str(error)), file=sys.stderr)

@@ -231,3 +231,32 @@ def test_kill_9(start: Start, encoders: dict[str, Path], phase: Callable) -> Non
         if seconds <= 2 * BAR:
             return
     pytest.fail(f'its encoder lived on for more than {2 * BAR:g} s, {TRIES} times in a row')
+
+
+def test_the_next_node_clears_up(start: Start) -> None:
+    """Fast DDS leaves its shared memory behind when it is killed: the next node removes that.
+
+    It removes none that is in use, and none that is so young that it may be about to be.
+    """
+
+    def age(names: set[str]) -> None:
+        for name in names:
+            os.utime(f'/dev/shm/{name}_el', (0, 0))
+
+    with start(feed_type=2) as one, start(feed_type=2, beside=one) as two:
+        one.wait_until_ready()
+        wait_until(lambda: 'ready after' in two.log, 'the other one')
+        living, dead = Traces(one.process.pid), Traces(two.process.pid)
+        assert living.segments and dead.segments
+        two.stop(signal.SIGKILL)
+        age(living.segments)
+        two._start()
+        wait_until(lambda: 'ready after' in two.log, 'its start')
+        assert dead.left() != set()
+        age(dead.segments)
+        two.stop()
+        two._start()
+        wait_until(lambda: 'ready after' in two.log, 'its start')
+        assert dead.left() == set()
+        assert living.left() != set()
+        assert one.ask('Hello') != ''
