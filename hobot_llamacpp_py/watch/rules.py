@@ -23,6 +23,7 @@ MOST_RULES = 100
 MOST_ANSWERS = 1000
 _LONGEST = 2000  # characters of a question
 _LARGEST = 1_000_000  # characters of a file
+_DEEPEST = 20
 _NAME = re.compile(r'[A-Za-z](?:_?[A-Za-z0-9])*')
 _RESERVED = ('enable', 'picture')  # topics and services beside those of the rules
 
@@ -106,8 +107,14 @@ def _read_yaml(path: Path) -> object:
     text = path.read_text('utf-8-sig')
     if len(text) > _LARGEST:
         raise ValueError(f'{len(text)} characters are too many for rules')
-    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-        raise ValueError('aliases (*) are not supported')
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError('aliases (*) are not supported')
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:  # the time that YAML takes grows with the square of it
+            raise ValueError('it is nested too deeply')
     _check_keys(yaml.compose(text, yaml.SafeLoader))
     return yaml.safe_load(text)
 
@@ -116,8 +123,8 @@ def _check_keys(node: yaml.Node | None) -> None:
     """Check that no map has a key twice, of which YAML would take the last one without a word."""
     if isinstance(node, yaml.MappingNode):
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        twice = next((key for key in keys if keys.count(key) > 1), None)
-        if twice is not None:
+        if len(set(keys)) < len(keys):
+            twice = next(key for key in keys if keys.count(key) > 1)
             line = node.start_mark.line + 1
             raise ValueError(f'{twice!r} is there twice in the map that begins in line {line}')
         for _, value in node.value:
