@@ -124,8 +124,8 @@ def _check_keys(node: yaml.Node | None) -> None:
     """Check that no map has a key twice, of which YAML would take the last one without a word."""
     if isinstance(node, yaml.MappingNode):
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        twice = next((key for key in keys if keys.count(key) > 1), None)
-        if twice is not None:
+        if len(set(keys)) < len(keys):
+            twice = next(key for key in keys if keys.count(key) > 1)
             line = node.start_mark.line + 1
             raise ValueError(f'{twice!r} is there twice in the map that begins in line {line}')
         for _, value in node.value:

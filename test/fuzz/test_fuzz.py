@@ -15,7 +15,7 @@ NEEDED = {
     'http': 'mcp',
     **dict.fromkeys(('json_schema', 'grammar'), 'llguidance'),
 }
-SECONDS = float(os.environ.get('FUZZ_SECONDS', '1'))
+SECONDS = float(os.environ.get('FUZZ_SECONDS', '0.3'))
 """For new inputs of each target; `make fuzz` takes longer."""
 
 

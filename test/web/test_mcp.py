@@ -281,7 +281,7 @@ def test_token(mode: str, tmp_path: Path) -> None:
 
     async def listed(port: int, host: str, token: str) -> list[str]:
         headers = {'Authorization': f'Bearer {token}', 'Host': f'{host}:{port}'}
-        async with httpx2.AsyncClient(headers=headers) as http:
+        async with httpx2.AsyncClient(headers=headers, timeout=TIMEOUT) as http:
             transport = streamable_http_client(f'http://127.0.0.1:{port}/mcp', http_client=http)
             async with Client(transport, mode=mode) as client:
                 return [tool.name for tool in (await client.list_tools()).tools]
