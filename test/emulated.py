@@ -18,7 +18,7 @@ import onnxruntime
 import pytest
 from nano import MODELS
 
-from hobot_llamacpp_py.vision.encoder_process import INTERPRETER
+from hobot_llamacpp_py.vision.encoder_peer import INTERPRETER
 
 FOLDER = Path(__file__).resolve().parent / 'board'
 SUFFIXES = {'x5': '.bin', 's100': '.hbm'}

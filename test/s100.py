@@ -12,7 +12,7 @@ import onnx
 import pytest
 from nano import MODELS
 
-from hobot_llamacpp_py.vision.encoder_process import INTERPRETER
+from hobot_llamacpp_py.vision.encoder_peer import INTERPRETER
 
 DOUBLES = Path(__file__).resolve().parent / 'doubles'
 

@@ -40,7 +40,7 @@ from soak_user import User
 
 from hobot_llamacpp_py.config import DecoderConfig, SamplingConfig
 from hobot_llamacpp_py.engine import Engine, Turn
-from hobot_llamacpp_py.vision.encoder_process import INTERPRETER
+from hobot_llamacpp_py.vision.encoder_peer import INTERPRETER
 
 SCARY = re.compile(
     r'Traceback|(?i:exception)|internal error|unexpected error|a callback failed|never retrieved'

@@ -23,9 +23,10 @@ from nano import MODELS
 from hobot_llamacpp_py.config import EncoderConfig
 from hobot_llamacpp_py.errors import InferenceError, ModelFileError
 from hobot_llamacpp_py.families import INTERNVL
-from hobot_llamacpp_py.vision import encoder_process
+from hobot_llamacpp_py.vision import encoder_peer, encoder_process
 from hobot_llamacpp_py.vision.backends import BACKENDS
-from hobot_llamacpp_py.vision.encoder_process import INTERPRETER, ProcessEncoder
+from hobot_llamacpp_py.vision.encoder_peer import INTERPRETER
+from hobot_llamacpp_py.vision.encoder_process import ProcessEncoder
 from hobot_llamacpp_py.vision.shared_arrays import SharedArrays
 
 __all__ = ['Children', 'Parents']
@@ -245,7 +246,7 @@ class Parents(Target):
         handed = {'channel': theirs.fileno(), 'lifeline': reader, 'memory': self._memory}
         self._process = subprocess.Popen(
             [
-                *(sys.executable, '-c', encoder_process._BOOT, str(encoder_process._ROOT)),
+                *(sys.executable, '-c', encoder_peer._BOOT, str(encoder_peer._ROOT)),
                 json.dumps({'model': model, **handed}),
             ],
             stdout=subprocess.PIPE,

@@ -24,7 +24,8 @@ from hobot_llamacpp_py.engine import Engine, Turn
 from hobot_llamacpp_py.errors import InferenceError, ModelFileError
 from hobot_llamacpp_py.families import INTERNVL
 from hobot_llamacpp_py.vision.backends import BACKENDS
-from hobot_llamacpp_py.vision.encoder_process import INTERPRETER, ProcessEncoder
+from hobot_llamacpp_py.vision.encoder_peer import INTERPRETER
+from hobot_llamacpp_py.vision.encoder_process import ProcessEncoder
 from hobot_llamacpp_py.vision.preprocess import fit
 
 TIMEOUT = 60  # seconds: generous, for machines that are busy with something else
