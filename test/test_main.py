@@ -36,6 +36,30 @@ def test_a_signal_while_the_node_is_imported(number: int) -> None:
     assert (result.returncode, result.stdout, result.stderr) == (0, '', '')
 
 
+OTHER_THREAD = """
+import signal, sys, threading, time
+from hobot_llamacpp_py.signals import News, on_end
+news = News()
+on_end(lambda number, _: news.put(number))
+def other():
+    time.sleep(0.5)  # the main thread waits by then
+    signal.pthread_kill(threading.get_ident(), {number})
+    time.sleep(60)
+threading.Thread(target=other, daemon=True).start()
+print(news.get())
+"""
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_another_thread_gets(number: int) -> None:
+    """The kernel chooses the thread; the main one wakes all the same."""
+    script = OTHER_THREAD.format(number=int(number))
+    result = subprocess.run(
+        [sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert (result.stdout, result.stderr) == (f'{int(number)}\n', '')
+
+
 @pytest.mark.parametrize(
     'name, mend',
     [

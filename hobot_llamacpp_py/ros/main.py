@@ -7,7 +7,6 @@ import re
 import sys
 import threading
 from collections.abc import Callable
-from queue import SimpleQueue
 
 import rclpy
 from rclpy.exceptions import NameValidationException, ParameterException
@@ -26,7 +25,7 @@ from hobot_llamacpp_py.ros.dead_segments import remove_dead_segments
 from hobot_llamacpp_py.ros.node import STOP_TIMEOUT, LlamacppNode
 from hobot_llamacpp_py.ros.parameters import explained
 from hobot_llamacpp_py.ros.settings import BUILT_IN, COMMAND
-from hobot_llamacpp_py.signals import ignore_ends, on_end
+from hobot_llamacpp_py.signals import News, ignore_ends, on_end
 
 __all__ = ['run']
 
@@ -54,9 +53,8 @@ def run(args: list[str] | None = None) -> int:
     except Exception as error:
         print(_argument_error(str(error)), file=sys.stderr)
         return 1
-    # The main thread only waits, so that a signal is served whatever the others do. (The queue
-    # and no event: a signal handler may put into it.)
-    exits: SimpleQueue[int] = SimpleQueue()
+    # The main thread only waits, so that a signal is served whatever the others do.
+    exits: News[int] = News()
     on_end(lambda *_: exits.put(0))
     try:
         node = LlamacppNode(on_finished=exits.put)

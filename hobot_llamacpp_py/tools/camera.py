@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from std_msgs.msg import Header
 from hobot_llamacpp_py.errors import ImageError, VlmError
 from hobot_llamacpp_py.files import find_file
 from hobot_llamacpp_py.ros.frame import bgr_to_compressed, bgr_to_image
-from hobot_llamacpp_py.signals import on_end
+from hobot_llamacpp_py.signals import News, on_end
 from hobot_llamacpp_py.tools.arguments import ArgumentParser, number_below, topic
 from hobot_llamacpp_py.tools.frames import frames_of
 
@@ -71,10 +70,10 @@ def _publish(options: argparse.Namespace, arguments: list[str] | None) -> None:
     first = next(frames, None)
     if first is None:
         raise ImageError(f'{source}: there is no picture in it')
-    stopping = threading.Event()
+    stopping: News[None] = News()
     # rclpy's own handlers would shut its context down in the middle of a publish.
     rclpy.init(args=arguments, signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
-    on_end(lambda *_: stopping.set())
+    on_end(lambda *_: stopping.put(None))
     node = rclpy.create_node('camera')
     reliability = (
         ReliabilityPolicy.BEST_EFFORT if options.best_effort else ReliabilityPolicy.RELIABLE
@@ -102,13 +101,13 @@ def _publish(options: argparse.Namespace, arguments: list[str] | None) -> None:
         due = max(due + 1 / rate, time.monotonic())  # what is late is not made up for
         if stopping.wait(due - time.monotonic()):
             break
-    if options.no_loop and not options.best_effort and not stopping.is_set():
+    if options.no_loop and not options.best_effort and not stopping.wait(0):
         publisher.wait_for_all_acked(Duration(seconds=DELIVERY_TIMEOUT))
     node.destroy_node()
     rclpy.shutdown()
 
 
-def _await_subscriber(publisher: Any, stopping: threading.Event) -> bool:
+def _await_subscriber(publisher: Any, stopping: News[None]) -> bool:
     deadline = time.monotonic() + DISCOVERY_TIMEOUT
     while not publisher.get_subscription_count():
         if time.monotonic() > deadline or stopping.wait(0.02):

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from queue import SimpleQueue
 
 from hobot_llamacpp_py.allocator import give_back_large_blocks
 from hobot_llamacpp_py.config import ChatConfig
 from hobot_llamacpp_py.engine import Engine
 from hobot_llamacpp_py.errors import VlmError
 from hobot_llamacpp_py.files import find_file, text_of
-from hobot_llamacpp_py.signals import on_end
+from hobot_llamacpp_py.signals import News, on_end
 from hobot_llamacpp_py.tools.arguments import ArgumentParser
 from hobot_llamacpp_py.tools.model_options import (
     Models,
@@ -35,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     give_back_large_blocks()
     # The models are loaded: nothing. The end: why, empty for Ctrl-C.
-    news: SimpleQueue[str | None] = SimpleQueue()
+    news: News[str | None] = News()
     try:
         thread = _engine_thread(options, news.put)
         token = read_token(options.token_file) if options.token_file else ''

@@ -446,6 +446,7 @@ def test_code_that_is_not_spoken_is_told(start: Start) -> None:
         assert robot.set_parameter('grammar', 'root ::= "Run this.\\n```\\nprint(1)\\n"')[0]
         assert robot.ask(DESCRIBE) == 'Run this.\n```\nprint(1)\n'
         robot.wait_for(lambda: 'code is not spoken' in robot.log, 'telling')
+        robot.wait_for(lambda: robot.speech, 'speaking')
         assert robot.speech == ['Run this.']
         assert robot.set_parameter('grammar', 'root ::= "Run this.\\n```\\n1\\n```\\nDone."')[0]
         assert robot.ask(DESCRIBE).endswith('Done.')
