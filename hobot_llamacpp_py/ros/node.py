@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from hobot_llamacpp_py.ros.events import SubscriptionEventCallbacks
 from hobot_llamacpp_py.ros.loading import loader
 from hobot_llamacpp_py.ros.log_forwarding import forward_logs
 from hobot_llamacpp_py.ros.namesakes import Namesakes
+from hobot_llamacpp_py.ros.node_logger import NodeLogger
 from hobot_llamacpp_py.ros.parameters import explained
 from hobot_llamacpp_py.ros.picture_source import LocalPicture, NoPicture, PictureSource
 from hobot_llamacpp_py.ros.reporter import Reporter
@@ -53,6 +55,7 @@ class LlamacppNode(Node):
         self, on_finished: Callable[[int], None] = lambda status: None, **node_arguments: Any
     ) -> None:
         super().__init__('llamacpp_node', **node_arguments)
+        self._quick_logger = NodeLogger(super().get_logger().name)
         forward_logs(self.get_logger())
         self._settings = settings = Settings(self)
         parameters = settings.current
@@ -107,6 +110,10 @@ class LlamacppNode(Node):
             self._server.start()
             self.get_logger().info(f'HTTP server: {self._server.url}')
 
+    def get_logger(self) -> NodeLogger:
+        """Return the node's logger."""
+        return self._quick_logger
+
     def close(self) -> bool:
         """Stop the threads; False if native code holds one. The node can be destroyed."""
         ended = self._worker.close(STOP_TIMEOUT)
@@ -156,6 +163,8 @@ class LlamacppNode(Node):
 
     def _on_prompt_message(self, message: String) -> None:
         self._enqueue(message.data)
+        # Else the inference thread waits for the GIL until the executor has nothing more to do.
+        time.sleep(0.0001)
 
     def _enqueue(self, prompt: str) -> bool:
         taken = self._inbox.put(prompt)
