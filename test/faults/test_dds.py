@@ -147,7 +147,7 @@ def test_two_nodes_of_one_name(start: Start) -> None:
                 # Whichever of them it is that replies.
                 assert node.set_parameter('temperature', 0.0) == (True, '')
                 assert node.call('reset').success
-                assert node.status['state'] == 'idle'
+                node.wait_for(lambda node=node: node.status['state'] == 'idle', 'the end')
             assert one.log.count(told) == two.log.count(told) == 1
             assert two.stop()[0] == 0
         one.texts.clear()
