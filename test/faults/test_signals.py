@@ -177,7 +177,7 @@ def test_from_its_first_line_on(start: Start, encoders: dict[str, Path], kind: s
         robot.wait_for(lambda: 'ready after' in robot.log, 'loading')
         whole = time.monotonic() - begun
         robot.stop()
-        for turn in range(12):
+        for turn in range(6):
             robot._start()
             wait_until(lambda: catches(robot.process.pid, signal.SIGTERM), 'its start', 0.001)
             time.sleep(rng.uniform(0, whole))
