@@ -62,6 +62,9 @@ class Connection(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP, in our own form."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True  # the body was none: its answer has no place any more
+            self.cycle.message_event.set()
         body = json.dumps(HttpError(400, msg).body()).encode()
         headers = [('Content-Type', 'application/json'), ('Content-Length', str(len(body)))]
         for event in (
