@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from commands import small_disk
 from hub import Hub
 from nano import CONFIG, ROOT
 
@@ -241,11 +242,7 @@ def test_token(models: Models, hub: Hub) -> None:
 def test_full_disk(environment: dict[str, str], tmp_path: Path, hub: Hub) -> None:
     """A disk that fills up while a file comes is named."""
     disk = tmp_path / 'disk'
-    disk.mkdir()
-    mount = ['mount', '-t', 'tmpfs', '-o', 'size=100m', 'tmpfs', str(disk)]
-    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip('only root can make a small disk, and not everywhere')
-    try:
+    with small_disk(disk, '100m'):
         hub.held[DECODER] = CHUNK  # meanwhile somebody else takes the rest of the disk
         command = [*COMMAND, 'get', 'SmolVLM2-256M', '--dir', str(disk)]
         with subprocess.Popen(
@@ -258,8 +255,6 @@ def test_full_disk(environment: dict[str, str], tmp_path: Path, hub: Hub) -> Non
             _, error = process.communicate(timeout=60)
         assert process.returncode == 1
         assert f'the disk of {disk}/SmolVLM2-256M is full: free some of it, then run' in error
-    finally:
-        subprocess.run(['umount', str(disk)], check=True)
 
 
 def test_verify(models: Models, folder: Path) -> None:

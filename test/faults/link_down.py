@@ -7,7 +7,6 @@ and after, or `no network: ` and the reason where the machine does not let it ha
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 # As between two hosts: what shares memory would not notice.
 os.environ['FASTDDS_BUILTIN_TRANSPORTS'] = 'UDPv4'
 
+from commands import run_each
 from nano import CONFIG, draw_scene
 from robot import PROFILES, Robot, starter
 
@@ -27,14 +27,7 @@ def link(state: str) -> str:
     commands = [f'ip link set lo {state}']
     if state == 'up':  # what goes down loses its routes
         commands.append('ip route replace 224.0.0.0/4 dev lo')
-    for command in commands:
-        try:
-            result = subprocess.run(command.split(), capture_output=True, text=True)
-        except FileNotFoundError as error:
-            return str(error)
-        if result.returncode != 0:
-            return f'{command}: {result.stderr.strip()}'
-    return ''
+    return run_each(commands)
 
 
 def wait(robot: Robot, seconds: float) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from commands import small_disk
 from nano import CONFIG, MODELS, ROOT, answer, draw_scene
 from robot import Robot
 from video import RULES
@@ -26,15 +26,9 @@ DESCRIBE = 'Describe the image.'
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A disk with room for names, and for no content."""
     folder = tmp_path / 'disk'
-    folder.mkdir()
-    mount = ['mount', '-t', 'tmpfs', '-o', 'size=64k', 'tmpfs', str(folder)]
-    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip('only root can make a small disk, and not everywhere')
-    try:
+    with small_disk(folder, '64k'):
         fill(folder)
         yield folder
-    finally:
-        subprocess.run(['umount', '-l', str(folder)], check=True)
 
 
 def fill(folder: Path) -> None:

@@ -7,7 +7,6 @@ answer, or `no network: ` and the reason where the machine does not let it have 
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'SUBNET'
 os.environ['FASTDDS_BUILTIN_TRANSPORTS'] = 'UDPv4'
 os.environ.pop('ROS_LOCALHOST_ONLY', None)
 
+from commands import run_each
 from nano import MODELS, draw_scene
 from robot import Robot
 
@@ -37,20 +37,8 @@ NETWORK = (
 )
 
 
-def make_network() -> str:
-    """Connect this host to the other one; return what does not work, or nothing."""
-    for command in NETWORK:
-        try:
-            result = subprocess.run(command.split(), capture_output=True, text=True)
-        except FileNotFoundError as error:
-            return str(error)
-        if result.returncode != 0:
-            return f'{command}: {result.stderr.strip()}'
-    return ''
-
-
 def main(installed: str, folder: str) -> None:
-    if failed := make_network():
+    if failed := run_each(NETWORK):
         print(f'no network: {failed}')
         return
     encoder, decoder, kind = MODELS['internvl']
