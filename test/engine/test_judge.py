@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gguf_files import write_f32
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from nano import MODELS, draw_scene, logits_of
 from tiny_decoders import write_hybrid, write_recurrent, write_sliding_window
@@ -361,7 +361,6 @@ words = st.lists(st.integers(0, 2), min_size=1, max_size=3)
 @given(
     st.lists(st.tuples(st.integers(0, 4), words), min_size=2, max_size=9), st.integers(0, 10**6)
 )
-@settings(deadline=None)
 def test_search_is_exact(sequences: list[tuple[int, list[int]]], seed: int) -> None:
     """Whatever the answers and the logits, the verdict is that of the whole trie."""
     owners: dict[tuple[int, ...], int] = {}

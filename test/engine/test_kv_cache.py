@@ -44,7 +44,7 @@ def positions_of(decoder: Decoder) -> int:
     return llama_cpp.llama_memory_seq_pos_max(memory, 0) + 1
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(elements, elements)
 def test_prefix(decoder: Decoder, held: list, wanted: list) -> None:
     """The prefix is common, as long as can be, and leaves the last element to decode."""
