@@ -8,13 +8,13 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from rclpy.callback_groups import CallbackGroup
 from rclpy.exceptions import InvalidHandle
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
 from hobot_llamacpp_py.errors import ParameterError
+from hobot_llamacpp_py.ros.dormant import Dormant
 from hobot_llamacpp_py.ros.events import SubscriptionEventCallbacks, UnsupportedEventTypeError
 from hobot_llamacpp_py.ros.frame import Frame
 from hobot_llamacpp_py.ros.timeline import steady_clock
@@ -88,19 +88,6 @@ def shared_memory_sources(node: Node) -> tuple[_Source, ...]:
     topic = node.resolve_topic_name(SHARED_MEMORY_TOPIC)
     # The cameras of TogetheROS are BEST_EFFORT there.
     return (_Source(topic, HbmMsg1080P, ReliabilityPolicy.BEST_EFFORT),)
-
-
-class _Dormant(CallbackGroup):
-    """Keeps the executor away: what is in it is neither waited for nor taken by it."""
-
-    def can_execute(self, entity: Any) -> bool:
-        return False
-
-    def beginning_execution(self, entity: Any) -> bool:
-        return False
-
-    def ending_execution(self, entity: Any) -> None:
-        """Do nothing."""
 
 
 class _AllReady:
@@ -245,7 +232,7 @@ class ImageSubscription:
         arguments = (source.message_type, source.topic, lambda message: None, qos)
         # Waiting for an event would wake the executor for each frame that is not taken, too.
         events = SubscriptionEventCallbacks(message_lost=_ignore, use_default_callbacks=False)
-        group = _Dormant()
+        group = Dormant()
         try:
             return self._node.create_subscription(
                 *arguments, callback_group=group, event_callbacks=events

@@ -6,7 +6,6 @@ import math
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
@@ -25,8 +24,9 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from hobot_llamacpp_py.errors import NodeError
+from hobot_llamacpp_py.tools.merged_topics import MergedTopics
 
-__all__ = ['ERROR', 'ChatClient', 'Event']
+__all__ = ['ERROR', 'ChatClient', 'Event', 'Turns']
 
 ERROR = '[error] '  # how the node begins a text that is no answer
 DISCOVERY_TIMEOUT = 5.0  # seconds; Fast DDS may take 3
@@ -49,11 +49,12 @@ Event = tuple[str, str]
 """What happens to our question: a 'thought' or a 'piece' of text, at last the whole 'text'."""
 
 
-class _Turns:
+class Turns:
     """Tells which of the node's answers is to our question.
 
     A String has no id, but prompts are answered one by one, each is named on ~/prompt when its
-    turn comes, and has one text on ~/text.
+    turn comes, and has one text on ~/text: ours is the first one that was published after our
+    prompt. What comes later may have been published earlier, so the stamps decide.
 
     Args:
         tell: is called with what happens to our own question.
@@ -63,14 +64,11 @@ class _Turns:
         self._tell = tell
         self._lock = threading.RLock()
         self._sent: str | None = None  # our question, until its turn comes
-        # Topics may overtake each other. Whether each prompt is ours that has no text yet (the
-        # first one is being answered), or texts that came before their prompts.
-        self._own: deque[bool] = deque()
-        self._early: deque[str] = deque()
-        self._has_begun = False
-        self._pieces = ''  # of the running answer
-        self._late = 0  # characters of earlier answers that have not come as pieces yet
-        self._saw_begin = True  # of the running answer
+        self._turn: int | None = None  # when it came, until our text does
+        self._next_turn = math.inf  # when the next one came
+        # What has come since we asked, for the case that it overtook the prompt that it is of.
+        self._pieces: list[tuple[int, Event]] = []
+        self._texts: list[tuple[int, str]] = []
         self._quiet = 0
 
     def ask(self, question: str) -> None:
@@ -81,85 +79,67 @@ class _Turns:
 
     def is_running(self) -> bool:
         """Tell whether our question is the one that is being answered."""
-        with self._lock:
-            return bool(self._own) and self._own[0]
+        return self._turn is not None
 
     def forget(self) -> None:
-        """Take no more interest in our question; it stays in its place."""
+        """Take no more interest in our question."""
         with self._lock:
-            self._sent = None
-            self._own = deque([False] * len(self._own))
+            self._sent = self._turn = None
+            self._pieces.clear()
+            self._texts.clear()
 
-    def on_prompt(self, prompt: str) -> None:
+    def on_prompt(self, stamp: int, prompt: str) -> None:
         """Take note of the prompt whose turn has come."""
         with self._lock:
             self._quiet = 0
-            own = prompt == self._sent
-            self._sent = None if own else self._sent
-            if not self._early:
-                self._own.append(own)
-                if own and len(self._own) == 1 and self._pieces:
-                    self._tell(('piece', self._pieces))
-            elif (text := self._early.popleft()) and own:
-                self._tell(('text', text))
+            if self._turn is not None:
+                self._next_turn = min(self._next_turn, stamp)
+            if self._sent is None or prompt != self._sent:
+                return
+            self._sent, self._turn, self._next_turn = None, stamp, math.inf
+            pieces, texts = self._pieces, self._texts
+            self._pieces, self._texts = [], []
+            for piece in pieces:
+                self._on_piece(*piece)
+            for text in texts:
+                self.on_text(*text)
 
-    def on_thought(self, piece: str) -> None:
+    def on_thought(self, stamp: int, piece: str) -> None:
         """Take the next piece of what the model thinks."""
+        self._on_piece(stamp, ('thought', piece))
+
+    def on_piece(self, stamp: int, piece: str) -> None:
+        """Take the next piece of an answer."""
+        self._on_piece(stamp, ('piece', piece))
+
+    def _on_piece(self, stamp: int, event: Event) -> None:
         with self._lock:
             self._quiet = 0
-            if self.is_running():
-                self._tell(('thought', piece))
+            if self._sent is not None:
+                self._pieces.append((stamp, event))
+            elif self._turn is not None and self._turn < stamp < self._next_turn:
+                self._tell(event)
 
-    def on_piece(self, piece: str) -> None:
-        """Take the next piece of the running answer."""
-        with self._lock:
-            self._quiet = 0
-            late = min(self._late, len(piece))
-            self._late -= late
-            piece = piece[late:]
-            self._pieces += piece
-            if piece and self.is_running():
-                self._tell(('piece', piece))
-
-    def on_text(self, text: str) -> None:
+    def on_text(self, stamp: int, text: str) -> None:
         """Take a whole answer, or an error in its place."""
         with self._lock:
             self._quiet = 0
-            if not self._own:
-                self._early.append(text)
-            elif self._own.popleft():
+            if self._sent is not None:
+                self._texts.append((stamp, text))
+                self._pieces = [piece for piece in self._pieces if piece[0] > stamp]
+            elif self._turn is not None and self._turn < stamp:
+                self._turn = None
                 self._tell(('text', text))
-            # Pieces of this answer may still come, and the next one's may have come already.
-            pieces, self._pieces = self._pieces, ''
-            if text.startswith(pieces) and self._saw_begin and not text.startswith(ERROR):
-                self._late += len(text) - len(pieces)
-            elif pieces.startswith(text):
-                self.on_piece(pieces[len(text) :])
-            elif pieces:  # we do not know: some were lost, or it failed
-                self._late = 0
-            self._saw_begin = True
 
     def on_state(self, state: str, waiting: int) -> None:
-        """Take note of what the node says of itself: what is not on its way is lost.
-
-        The first call begins to count.
-        """
+        """Take note of what the node says of itself: what is not on its way is lost."""
         with self._lock:
-            if not self._has_begun:
-                self._has_begun = True
-                self._saw_begin = state not in ('answering', 'waiting for an image')
-                self._own, self._early = deque([False] * (not self._saw_begin)), deque()
             if state in ('idle', 'loading') and not waiting:
                 self._quiet += 1
             elif state != 'preparing':  # which may be for no question at all
                 self._quiet = 0
-            if self._quiet < QUIET:
-                return
-            lost = self._sent is not None or any(self._own)
-            self._own.clear()
-            self._early.clear()
-            self._sent, self._pieces, self._late = None, '', 0
-            if lost:
+            if self._quiet >= QUIET and (self._sent is not None or self._turn is not None):
+                self.forget()
                 self._tell(('text', ERROR + LOST))
 
 
@@ -176,11 +156,11 @@ class ChatClient:
         self.name = '/' + name.strip('/')
         self._topic, self._arguments = topic, arguments
         self._events: SimpleQueue[Event] = SimpleQueue()
-        self._turns = _Turns(self._events.put)
+        self._turns = Turns(self._events.put)
         self._status: dict[str, str] = {}
         self._seen = time.monotonic()  # when the last status came
         self._news = threading.Condition()
-        self._is_listening = self._is_closing = False
+        self._is_closing = False
         self._pictures: Any = None
 
     def __enter__(self) -> ChatClient:
@@ -192,11 +172,16 @@ class ChatClient:
             verb: self._node.create_client(Trigger, f'{self.name}/{verb}')
             for verb in ('cancel', 'reset')
         }
-        # In the order in which the executor is to look at them.
-        self._listen('prompt', self._turns.on_prompt, RELIABLE)
-        self._listen('text', self._after_thoughts(self._turns.on_text), RELIABLE)
-        self._thoughts = self._listen('thinking', self._turns.on_thought, PIECES)
-        self._listen('partial', self._after_thoughts(self._turns.on_piece), PIECES)
+        turns = self._turns
+        MergedTopics(
+            self._node,
+            {
+                f'{self.name}/prompt': (RELIABLE, turns.on_prompt),
+                f'{self.name}/thinking': (PIECES, turns.on_thought),
+                f'{self.name}/partial': (PIECES, turns.on_piece),
+                f'{self.name}/text': (RELIABLE, turns.on_text),
+            },
+        )
         self._node.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 10)
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
@@ -227,7 +212,6 @@ class ChatClient:
         if not self._wait(lambda: self._reaches_node(self._prompts), discovered):
             raise NodeError(f'{self.name} does not listen on {topic}: name its topic with --topic')
         self.parameters('feed_type')  # until it has discovered us
-        self._is_listening = True
         self.next_status(deadline)
         if self._status['state'] == 'loading':
             note(f'waiting for {self.name}: it is loading its models')
@@ -374,27 +358,11 @@ class ChatClient:
             if not self._is_closing:  # Humble's executor stumbles over its own shutdown
                 raise
 
-    def _listen(self, topic: str, callback: Callable[[str], None], qos: QoSProfile) -> Any:
-        return self._node.create_subscription(
-            String, f'{self.name}/{topic}', lambda message: callback(message.data), qos
-        )
-
-    def _after_thoughts(self, callback: Callable[[str], None]) -> Callable[[str], None]:
-        def take(text: str) -> None:
-            # Thoughts come first, but the executor takes one message of each topic in turn.
-            with (handle := self._thoughts.handle):
-                while taken := handle.take_message(String, False):
-                    self._turns.on_thought(taken[0].data)
-            callback(text)
-
-        return take
-
     def _on_diagnostics(self, message: Any) -> None:
         for status in message.status:
             if status.name == self.name:
                 values = {pair.key: pair.value for pair in status.values}
-                if self._is_listening:
-                    self._turns.on_state(values['state'], int(values.get('prompts waiting', 0)))
+                self._turns.on_state(values['state'], int(values.get('prompts waiting', 0)))
                 with self._news:
                     self._status, self._seen = values, time.monotonic()
                     self._news.notify_all()

@@ -220,6 +220,7 @@ def test_without_a_font(start: Start, tmp_path: Path, monkeypatch: pytest.Monkey
         viewer = Viewer(robot)
         for _ in range(3):
             assert robot.ask(DESCRIBE).startswith('There is')
+            robot.wait_for(lambda: 'fonts-wqy-zenhei' in robot.log, 'the advice')
         assert robot.log.count('fonts-wqy-zenhei') == 1
         assert viewer.messages == []
         assert 'Traceback' not in robot.log
@@ -238,6 +239,7 @@ def test_without_pillow(installed: Path, tmp_path: Path) -> None:
         viewer = Viewer(robot)
         for _ in range(3):
             assert robot.ask(DESCRIBE).startswith('There is')
+            robot.wait_for(lambda: 'pip3 install pillow==' in robot.log, 'the advice')
         assert robot.log.count('pip3 install pillow==') == 1
         assert viewer.messages == []
         assert 'Traceback' not in robot.log
