@@ -35,8 +35,9 @@ def load_model(path: Path) -> Any:
         model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
         raise ModelFileError(f'llama.cpp cannot load {path}: {reason}')
+    architecture = metadata(model, 'general.architecture')
     for key in _EPSILONS:
-        value = metadata(model, f'{metadata(model, "general.architecture")}.attention.{key}')
+        value = metadata(model, f'{architecture}.attention.{key}')
         # llama.cpp finds this out at the first token, and ends the process then.
         if value is not None and not 0 <= float(value) < 1:
             llama_cpp.llama_model_free(model)
