@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from hobot_llamacpp_py.engine.batch import Rows
 from hobot_llamacpp_py.engine.decoder import Decoder
 from hobot_llamacpp_py.engine.kv_cache import KvCache
 
@@ -135,7 +136,8 @@ class Branches:
             branch.n_decoded += len(wanted) - same
             rows[sequence] = len(tokens) - 1
         last = set(rows.values())
-        decoder.decode_rows(tokens, positions, sequences, [i in last for i in range(len(tokens))])
+        wanted_rows = [i in last for i in range(len(tokens))]
+        decoder.decode_rows(Rows(tokens, positions, sequences, wanted_rows))
         for sequence, branch in growing.items():
             branch.continuation.feed(decoder.logits(rows[sequence]))
 

@@ -179,19 +179,12 @@ class Decoder:
             owners.put_into(batch)
         self._decode(batch)
 
-    def decode_rows(
-        self,
-        tokens: Sequence[int],
-        positions: Sequence[int],
-        sequences: Sequence[int],
-        wanted: Sequence[bool],
-    ) -> None:
+    def decode_rows(self, rows: Rows) -> None:
         """Decode tokens of several sequences in one batch; `logits(row)` are the wanted ones'.
 
         Raises:
             CancelledError, InferenceError: as `prefill`; the sequences hold some of it then.
         """
-        rows = Rows(tokens, positions, sequences, wanted)
         self._decode(rows.batch)
 
     def logits(self, row: int) -> npt.NDArray[np.float32]:
