@@ -13,6 +13,7 @@ from typing import Any
 
 from hobot_llamacpp_py.config import Constraint
 from hobot_llamacpp_py.engine.constraints import check, llguidance_form
+from hobot_llamacpp_py.engine.vocabulary import end_tokens
 from hobot_llamacpp_py.errors import ConstraintError
 from hobot_llamacpp_py.llama_api import llama_cpp
 
@@ -125,14 +126,12 @@ class ConstraintCompiler:
 
         texts: list[bytes] = []
         buffer = ctypes.create_string_buffer(1 << 14)
-        self.ends = []
+        self.ends = end_tokens(self._vocab)
         for token in range(self.n_vocab):
             if self.is_closed:
                 raise ConstraintError('the model is closed')
-            is_end = llama_cpp.llama_vocab_is_eog(self._vocab, token)
-            if is_end:
-                self.ends.append(token)
-            if is_end or llama_cpp.llama_vocab_get_attr(self._vocab, token) & _SPECIAL:
+            attributes = llama_cpp.llama_vocab_get_attr(self._vocab, token)
+            if token in self.ends or attributes & _SPECIAL:
                 texts.append(b'\xff<%d>' % token)
                 continue
             n = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, True)

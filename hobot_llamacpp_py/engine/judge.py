@@ -22,7 +22,7 @@ from hobot_llamacpp_py.engine.decoder import Decoder
 from hobot_llamacpp_py.engine.kv_cache import Element, ImageSpan, KvCache, count_positions
 from hobot_llamacpp_py.engine.prompt import PromptBuilder
 from hobot_llamacpp_py.engine.request import Inquiry, Request, Turn, Verdict
-from hobot_llamacpp_py.engine.vocabulary import Vocabulary
+from hobot_llamacpp_py.engine.vocabulary import Vocabulary, end_tokens
 from hobot_llamacpp_py.engine.waiting import result
 from hobot_llamacpp_py.errors import InferenceError, PromptError
 from hobot_llamacpp_py.vision.embedding_cache import Embeddings
@@ -89,11 +89,7 @@ class Judge:
         self._conversation, self._on_renewed = conversation, on_renewed
         self._running: object | None = None  # whoever the sequences of branches belong to
         self._prepared: dict[tuple[Inquiry, ChatConfig], _Prepared] = {}
-        self._ends = [
-            token
-            for token in range(decoder.vocabulary.n_tokens)
-            if decoder.vocabulary.is_end(token)
-        ]
+        self._ends = end_tokens(decoder.vocabulary.handle)
 
     def ask(
         self,

@@ -10,7 +10,7 @@ from hobot_llamacpp_py.engine.prompt_format import Special, Text
 from hobot_llamacpp_py.errors import InferenceError, ModelFileError
 from hobot_llamacpp_py.llama_api import llama_cpp
 
-__all__ = ['Vocabulary']
+__all__ = ['Vocabulary', 'end_tokens']
 
 _NOT_PLAIN = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
 
@@ -137,3 +137,9 @@ class Vocabulary:
             buffer = ctypes.create_string_buffer(-n)
             n = llama_cpp.llama_token_to_piece(self.handle, token, buffer, -n, 0, special)
         return buffer.raw[:n]
+
+
+def end_tokens(vocab: Any) -> list[int]:
+    """Return all tokens of llama.cpp's vocabulary that end generation; from any thread."""
+    n_tokens = llama_cpp.llama_vocab_n_tokens(vocab)
+    return [token for token in range(n_tokens) if llama_cpp.llama_vocab_is_eog(vocab, token)]
