@@ -10,9 +10,9 @@ from hobot_llamacpp_py import catalogue
 from hobot_llamacpp_py.errors import ModelFileError, ParameterError
 from hobot_llamacpp_py.folders import search_folders
 
-__all__ = ['find_file', 'missing_files', 'read_text', 'text_of']
+__all__ = ['MOST_CHARACTERS', 'find_file', 'missing_files', 'read_text', 'text_of', 'whole_text']
 
-_LARGEST = 1_000_000  # characters of a text: a parameter may name any file, a model's as well
+MOST_CHARACTERS = 1_000_000  # of a text: a parameter may name any file, a model's as well
 
 
 def find_file(parameter: str, name: str) -> Path:
@@ -84,12 +84,18 @@ def read_text(parameter: str, name: str) -> str:
     """
     path = find_file(parameter, name)
     try:
-        with path.open(encoding='utf-8-sig') as file:
-            text = file.read(_LARGEST + 1)
-        if len(text) > _LARGEST:
-            raise ParameterError(
-                f'{parameter}: {path} is too large: more than {_LARGEST} characters'
-            )
-        return text.strip()
+        text = whole_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ParameterError(f'{parameter}: {path} cannot be read: {error}') from None
+    if text is None:
+        raise ParameterError(
+            f'{parameter}: {path} is too large: more than {MOST_CHARACTERS} characters'
+        )
+    return text.strip()
+
+
+def whole_text(path: Path) -> str | None:
+    """Return the UTF-8 text of a file, None if that has more than `MOST_CHARACTERS`."""
+    with path.open(encoding='utf-8-sig') as file:
+        text = file.read(MOST_CHARACTERS + 1)
+    return text if len(text) <= MOST_CHARACTERS else None

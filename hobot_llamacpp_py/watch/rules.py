@@ -14,6 +14,7 @@ import yaml
 
 from hobot_llamacpp_py.engine import Inquiry
 from hobot_llamacpp_py.errors import RuleError
+from hobot_llamacpp_py.files import MOST_CHARACTERS, whole_text
 from hobot_llamacpp_py.watch.wording import YES_NO, instruction, is_chinese, worded
 
 __all__ = ['KINDS', 'MOST_RULES', 'Rule', 'Value', 'load_rules']
@@ -22,7 +23,6 @@ KINDS = ('yes_no', 'choice', 'integer', 'text')
 MOST_RULES = 100
 MOST_ANSWERS = 1000
 _LONGEST = 2000  # characters of a question
-_LARGEST = 1_000_000  # characters of a file
 _DEEPEST, _MOST_EVENTS = 20, 20_000  # 100 rules of ten answers have half of it
 _NAME = re.compile(r'[A-Za-z](?:_?[A-Za-z0-9])*')
 _RESERVED = ('enable', 'picture')  # topics and services beside those of the rules
@@ -104,10 +104,9 @@ def load_rules(path: Path) -> tuple[Rule, ...]:
 
 def _read_yaml(path: Path) -> object:
     """Read YAML without aliases, with which a small file can be made a huge one."""
-    with path.open(encoding='utf-8-sig') as file:
-        text = file.read(_LARGEST + 1)
-    if len(text) > _LARGEST:
-        raise ValueError(f'more than {_LARGEST} characters are too many for rules')
+    text = whole_text(path)
+    if text is None:
+        raise ValueError(f'more than {MOST_CHARACTERS} characters are too many for rules')
     depth = 0
     for n_events, event in enumerate(yaml.parse(text, yaml.SafeLoader)):
         depth += isinstance(event, yaml.CollectionStartEvent)
