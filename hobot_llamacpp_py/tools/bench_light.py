@@ -38,7 +38,7 @@ from hobot_llamacpp_py.tools.bench_results import (
     figure,
 )
 
-__all__ = ['main']
+__all__ = ['main', 'resident', 'started']
 
 BARS = {
     'question ms': Bar(
@@ -175,27 +175,28 @@ def _parameters() -> list[str]:
 
 
 @contextmanager
-def _process(*command: str) -> Iterator[subprocess.Popen[str]]:
+def started(*command: str) -> Iterator[tuple[subprocess.Popen[str], float]]:
+    """Start a node by a command of Python's; give it when it is ready, and the seconds until then.
+
+    Raises:
+        VlmError: it does not come so far.
+    """
+    begun = time.monotonic()
     with subprocess.Popen(
         [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
+        assert process.stdout is not None
         try:
-            yield process
+            if not any('ready after' in line for line in process.stdout):
+                raise VlmError('the node did not start')
+            yield process, time.monotonic() - begun
         finally:
             process.kill()
 
 
-def _wait_until_ready(process: subprocess.Popen[str]) -> None:
-    assert process.stdout is not None
-    if not any('ready after' in line for line in process.stdout):
-        raise VlmError('the node did not start')
-
-
 def _seconds_to_ready(*command: str) -> float:
-    started = time.monotonic()
-    with _process(*command) as process:
-        _wait_until_ready(process)
-        return time.monotonic() - started
+    with started(*command) as (_, seconds):
+        return seconds
 
 
 def _starts(n: int) -> dict[str, list[float]]:
@@ -217,8 +218,7 @@ def _asked(rounds: int) -> dict[str, list[float]]:
     command = ('-m', 'hobot_llamacpp_py.tools.bench_light', '--role', 'node', *_parameters())
     asker, asked = _Asker(), list[float]()
     try:
-        with _process(*command) as process:
-            _wait_until_ready(process)
+        with started(*command) as (process, _):
             asker.wait()
             for n in range(ASKED * rounds + len(QUESTIONS)):
                 asked.append(asker.ask(QUESTIONS[n % len(QUESTIONS)]))
@@ -247,13 +247,17 @@ def _asked(rounds: int) -> dict[str, list[float]]:
 
 def _memory(pid: int) -> float:
     """Return the resident memory of a node in MB, less what its decoder has to have."""
-    status = Path(f'/proc/{pid}/status').read_text()
-    resident = re.search(r'VmRSS:\s+(\d+)', status)
-    assert resident is not None
     decoder = _models()[1]
     config = DecoderConfig()
     needed = footprint_of(Shape.read(decoder), config, decoder.stat().st_size).needed
-    return (1024 * int(resident[1]) - needed) / MB
+    return (resident(pid) - needed) / MB
+
+
+def resident(pid: int) -> int:
+    """Return the resident memory of a process in bytes."""
+    found = re.search(r'VmRSS:\s+(\d+)', Path(f'/proc/{pid}/status').read_text())
+    assert found is not None
+    return 1024 * int(found[1])
 
 
 # -- the command ---------------------------------------------------------------------------------

@@ -10,10 +10,8 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -25,6 +23,7 @@ from hobot_llamacpp_py.errors import VlmError
 from hobot_llamacpp_py.folders import share_directory
 from hobot_llamacpp_py.remote.engine import RemoteEngine
 from hobot_llamacpp_py.tools.arguments import ArgumentParser
+from hobot_llamacpp_py.tools.bench_light import resident, started
 from hobot_llamacpp_py.vision.image_file import read_image
 
 __all__ = ['main']
@@ -153,23 +152,12 @@ def _nodes(port: int) -> None:
 
 def _start(parameters: list[str]) -> tuple[float, float]:
     """Start a node; return the seconds until it is ready, and its memory in MB."""
-    command = [sys.executable, '-m', 'hobot_llamacpp_py', '--ros-args']
-    for parameter in parameters:
-        command += ['-p', parameter]
-    started = time.monotonic()
-    node = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert node.stderr is not None
-    try:
-        line = next((line for line in node.stderr if 'ready after' in line), '')
-        seconds = time.monotonic() - started
-        if not line:
-            raise VlmError('the node did not start')
-        status = Path(f'/proc/{node.pid}/status').read_text()
-    finally:
+    words = [word for parameter in parameters for word in ('-p', parameter)]
+    with started('-m', 'hobot_llamacpp_py', '--ros-args', *words) as (node, seconds):
+        megabytes = resident(node.pid) / 2**20
         node.send_signal(signal.SIGINT)
         node.communicate()
-    kilobytes = re.search(r'VmRSS:\s+(\d+)', status)
-    return seconds, int(kilobytes[1]) / 1024 if kilobytes else 0.0
+    return seconds, megabytes
 
 
 @contextmanager
