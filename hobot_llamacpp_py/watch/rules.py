@@ -103,20 +103,34 @@ def load_rules(path: Path) -> tuple[Rule, ...]:
 
 
 def _read_yaml(path: Path) -> object:
-    """Read YAML without aliases, with which a small file can be made a huge one."""
     text = whole_text(path)
     if text is None:
         raise ValueError(f'more than {MOST_CHARACTERS} characters are too many for rules')
-    depth = 0
-    for n_events, event in enumerate(yaml.parse(text, yaml.SafeLoader)):
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
+    return yaml.load(text, _Loader)
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML tells no types
+    """Reads YAML without aliases, with which a small file can be made a huge one."""
+
+    _depth = _n_events = 0
+
+    def get_event(self) -> yaml.Event:
+        """Take the next part of the text, unless it is one too many."""
+        event = super().get_event()
+        self._depth += isinstance(event, yaml.CollectionStartEvent)
+        self._depth -= isinstance(event, yaml.CollectionEndEvent)
         if isinstance(event, yaml.AliasEvent):
             raise ValueError('aliases (*) are not supported')
-        if depth > _DEEPEST or n_events > _MOST_EVENTS:  # it would be read for minutes
+        if self._depth > _DEEPEST or self._n_events > _MOST_EVENTS:  # it would take minutes
             raise ValueError('it is nested too deeply, or holds too much, for rules')
-    _check_keys(yaml.compose(text, yaml.SafeLoader))
-    return yaml.safe_load(text)
+        self._n_events += 1
+        return event
+
+    def get_single_node(self) -> yaml.Node | None:
+        """Take the whole text; maps made of it would hide a key that is there twice."""
+        node = super().get_single_node()
+        _check_keys(node)
+        return node
 
 
 def _check_keys(node: yaml.Node | None) -> None:
