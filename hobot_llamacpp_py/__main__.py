@@ -13,7 +13,7 @@ def main() -> None:
     """Run the node; a signal ends it quietly also while it is being imported."""
     # At once: an exception would be caught, or told of, somewhere in what is being imported.
     on_end(lambda *_: os._exit(0))
-    # numpy and OpenCV each have an OpenBLAS, which starts a thread for each core when it is loaded.
+    # numpy and OpenCV each have an OpenBLAS, which starts a thread for each core at once.
     # Nothing here is a product of matrices.
     os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
     gc.disable()  # what is imported stays: looking for garbage in it only takes time
