@@ -28,9 +28,9 @@ from training.train import (
     HeldOut,
     Optimization,
     PixelValues,
-    answer_hits,
+    Step,
     forward,
-    print_shares,
+    optimize,
     validate,
 )
 
@@ -110,7 +110,6 @@ def teach(family: str, recipe: Recipe, cache: Path, pictures: Pictures, out: Pat
     model = NanoVLM(DecoderConfig(len(tokenizer), attention_bias=family == 'internvl'))
     decoder = model.decoder
     load_decoder(decoder, tokenizer, gguf.GGUFReader(out / f'nano_{family}.gguf'))
-    optimizer = recipe.optimizer(decoder)
     encoder, threads = out / f'nano_{family}_vit.onnx', torch.get_num_threads()
     held_out = HeldOut(256, VALIDATION_SEED, _EMPTY / 10)
     unseen = Embedded(encoder, family, held_out.rgb, threads)
@@ -118,53 +117,17 @@ def teach(family: str, recipe: Recipe, cache: Path, pictures: Pictures, out: Pat
     kept = cache / f'embeds-{len(pictures)}-{key}.npy'
     embedded = Embedded(encoder, family, pictures.rgb, threads, kept)
 
-    checkpoint, first = cache / f'{family}_taught.pt', 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=False)
-        if state['recipe'] == recipe:
-            decoder.load_state_dict(state['decoder'])
-            optimizer.load_state_dict(state['optimizer'])
-            first = state['step']
-            print(f'going on from step {first}', flush=True)
-
-    begun, losses, hits = time.monotonic(), [], []
-    for step in range(first, recipe.steps):
-        for group in optimizer.param_groups:
-            group['lr'] = recipe.rate_at(step)
+    def compute(step: int) -> Step:
         batch = draw_batch(step, recipe, tokenizer, pictures)
-        with torch.autocast('cpu', torch.bfloat16):
-            loss, right, guided = forward(model, batch, embedded[batch.images])
-            total = loss + recipe.guide_weight * guided
-        optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        torch.nn.utils.clip_grad_norm_(decoder.parameters(), recipe.clip)
-        optimizer.step()
+        loss, right, guided = forward(model, batch, embedded[batch.images])
+        return Step(batch, loss, right, guided, loss + recipe.guide_weight * guided)
 
-        losses.append(float(loss.detach()))
-        hits += [hit for type_, hit in answer_hits(batch, right) if type_ != 'text']
-        done = step + 1
-        if done % 50 == 0:
-            left = (time.monotonic() - begun) / (done - first) * (recipe.steps - done)
-            print(
-                f'step {done}/{recipe.steps}  loss {np.mean(losses):.4f}  '
-                f'guide {float(guided.detach()):.3f}  exact {np.mean(hits):6.1%}  '
-                f'{left / 60:.1f} min left',
-                flush=True,
-            )
-            losses, hits = [], []
-        if done % 200 == 0 or done == recipe.steps:
-            state = {
-                'recipe': recipe,
-                'step': done,
-                'decoder': decoder.state_dict(),
-                'optimizer': optimizer.state_dict(),
-            }
-            torch.save(state, temporary := checkpoint.with_suffix('.part'))
-            temporary.replace(checkpoint)
-            shares = validate(
-                model, tokenizer, held_out, unseen.__getitem__, VALIDATION_SEED, closed=0.7
-            )
-            print_shares(shares)
+    def check() -> dict[str, float]:
+        return validate(
+            model, tokenizer, held_out, unseen.__getitem__, VALIDATION_SEED, closed=0.7
+        )
+
+    optimize(decoder, recipe, cache / f'{family}_teach.pt', compute, check, check_every=200)
     return model.eval()
 
 

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -253,17 +254,31 @@ def print_shares(shares: dict[str, float]) -> None:
     print(f'  unseen scenes: {text}', flush=True)
 
 
-def train(family: str, recipe: Recipe, cache: Path, pictures: Pictures) -> NanoVLM:
-    """Train a model, from its last checkpoint if there is one."""
-    tokenizer = Tokenizer(family)
-    torch.manual_seed(recipe.seed)
-    model = NanoVLM(DecoderConfig(len(tokenizer), attention_bias=family == 'internvl'))
-    model.encoder.to(memory_format=torch.channels_last)
-    optimizer = recipe.optimizer(model)
-    to_pixels, cell_loss = PixelValues(family), CellLoss(tokenizer)
-    held_out = HeldOut(192, VALIDATION_SEED)
+class Step(NamedTuple):
+    """What one step found: its dialogues, what `forward` returns, and the loss to be lowered."""
 
-    checkpoint, first = cache / f'{family}.pt', 0
+    batch: Batch
+    loss: Tensor
+    right: Tensor
+    guided: Tensor
+    total: Tensor
+
+
+def optimize(
+    model: nn.Module,
+    recipe: Optimization,
+    checkpoint: Path,
+    compute: Callable[[int], Step],
+    check: Callable[[], dict[str, float]],
+    check_every: int,
+) -> None:
+    """Train all parameters of a model, from the last checkpoint if there is one.
+
+    Args:
+        compute: runs a step of that number forward.
+        check: returns what `validate` does.
+    """
+    optimizer, first = recipe.optimizer(model), 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=False)
         if state['recipe'] == recipe:
@@ -272,67 +287,78 @@ def train(family: str, recipe: Recipe, cache: Path, pictures: Pictures) -> NanoV
             first = state['step']
             print(f'going on from step {first}', flush=True)
 
-    def embed_unseen(images: list[int]) -> Tensor:
-        return model.encoder(to_pixels(held_out.rgb[images]))
-
-    def save(step: int) -> None:
-        temporary = checkpoint.with_suffix('.part')
-        torch.save(
-            {
-                'recipe': recipe,
-                'step': step,
-                'model': model.state_dict(),
-                'optimizer': optimizer.state_dict(),
-            },
-            temporary,
-        )
-        temporary.replace(checkpoint)
-
     begun, losses, hits = time.monotonic(), [], []
-    for step in range(first, recipe.steps):
+    for number in range(first, recipe.steps):
         for group in optimizer.param_groups:
-            group['lr'] = recipe.rate_at(step)
-        batch = draw_batch(step, recipe, tokenizer, pictures)
-        pixels = to_pixels(pictures.rgb[batch.images])
+            group['lr'] = recipe.rate_at(number)
         with torch.autocast('cpu', torch.bfloat16):
-            embeds = (
-                model.encoder(pixels)
-                if len(batch.images)
-                else torch.zeros(0, IMAGE_TOKENS, model.decoder.config.width)
-            )
-            loss, right, guided = forward(model, batch, embeds)
-            high, low = recipe.cell_weights
-            cell_weight = high + (low - high) * min(1.0, 2 * step / recipe.steps)
-            total = loss + recipe.guide_weight * guided
-            if batch.images:
-                total = total + cell_weight * cell_loss(
-                    embeds,
-                    model.decoder.embedding.weight,
-                    pictures.codes[batch.images],
-                    pictures.cells[batch.images],
-                )
+            step = compute(number)
         optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        step.total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
         optimizer.step()
 
-        losses.append(float(loss.detach()))
-        hits += [hit for type_, hit in answer_hits(batch, right) if type_ != 'text']
-        done = step + 1
+        losses.append(float(step.loss.detach()))
+        hits += [hit for type_, hit in answer_hits(step.batch, step.right) if type_ != 'text']
+        done = number + 1
         if done % 50 == 0:
             left = (time.monotonic() - begun) / (done - first) * (recipe.steps - done)
             print(
                 f'step {done}/{recipe.steps}  loss {np.mean(losses):.4f}  '
-                f'guide {float(guided.detach()):.3f}  exact {np.mean(hits):6.1%}  '
+                f'guide {float(step.guided.detach()):.3f}  exact {np.mean(hits):6.1%}  '
                 f'{left / 60:.1f} min left',
                 flush=True,
             )
             losses, hits = [], []
-        if done % 200 == 0:
-            save(done)
-        if done % 400 == 0 or done == recipe.steps:
-            print_shares(validate(model, tokenizer, held_out, embed_unseen, VALIDATION_SEED))
-    save(recipe.steps)
+        if done % 200 == 0 or done == recipe.steps:
+            state = {
+                'recipe': recipe,
+                'step': done,
+                'model': model.state_dict(),
+                'optimizer': optimizer.state_dict(),
+            }
+            torch.save(state, temporary := checkpoint.with_suffix('.part'))
+            temporary.replace(checkpoint)
+        if done % check_every == 0 or done == recipe.steps:
+            print_shares(check())
+
+
+def train(family: str, recipe: Recipe, cache: Path, pictures: Pictures) -> NanoVLM:
+    """Train a model, from its last checkpoint if there is one."""
+    tokenizer = Tokenizer(family)
+    torch.manual_seed(recipe.seed)
+    model = NanoVLM(DecoderConfig(len(tokenizer), attention_bias=family == 'internvl'))
+    model.encoder.to(memory_format=torch.channels_last)
+    to_pixels, cell_loss = PixelValues(family), CellLoss(tokenizer)
+    held_out = HeldOut(192, VALIDATION_SEED)
+
+    def embed_unseen(images: list[int]) -> Tensor:
+        return model.encoder(to_pixels(held_out.rgb[images]))
+
+    def compute(step: int) -> Step:
+        batch = draw_batch(step, recipe, tokenizer, pictures)
+        embeds = (
+            model.encoder(to_pixels(pictures.rgb[batch.images]))
+            if len(batch.images)
+            else torch.zeros(0, IMAGE_TOKENS, model.decoder.config.width)
+        )
+        loss, right, guided = forward(model, batch, embeds)
+        total = loss + recipe.guide_weight * guided
+        if batch.images:
+            high, low = recipe.cell_weights
+            cell_weight = high + (low - high) * min(1.0, 2 * step / recipe.steps)
+            total = total + cell_weight * cell_loss(
+                embeds,
+                model.decoder.embedding.weight,
+                pictures.codes[batch.images],
+                pictures.cells[batch.images],
+            )
+        return Step(batch, loss, right, guided, total)
+
+    def check() -> dict[str, float]:
+        return validate(model, tokenizer, held_out, embed_unseen, VALIDATION_SEED)
+
+    optimize(model, recipe, cache / f'{family}.pt', compute, check, check_every=400)
     return model.eval()
 
 
