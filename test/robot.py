@@ -20,7 +20,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from domain import own_domain
 from nano import CONFIG, MODELS, ROOT
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
-from rcl_interfaces.srv import SetParameters
+from rcl_interfaces.srv import GetParameters, SetParameters
 from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -73,7 +73,8 @@ class Robot:
         self.partials: list[str] = []
         self.speech: list[str] = []
         self.targets: list[Any] = []
-        self.status: dict[str, str] = {}
+        self._status: dict[str, str] = {}
+        self._nodes = int(beside is not None)  # that were there, this one's last life included
         self._installed, self._folder = installed, folder
         self._parameters = {'llm_threads': 1, 'temperature': 0.0, **parameters}
 
@@ -97,7 +98,9 @@ class Robot:
             topic = self.names['/llama_cpp_node']
             self.listen(topic, self.targets.append, PerceptionTargets)
         diagnostics = self.names['/diagnostics']
-        self.client.create_subscription(DiagnosticArray, diagnostics, self._on_diagnostics, 10)
+        self._diagnostics = self.client.create_subscription(
+            DiagnosticArray, diagnostics, self._on_diagnostics, 10
+        )
         self._prompts = self.client.create_publisher(String, self.names['/prompt_text'], 10)
         self._images: dict[tuple[type, str], Any] = {}
         self._clients: dict[str, Any] = {}
@@ -109,11 +112,13 @@ class Robot:
             self.process.kill()
         self.process.wait()
         self._log_file.close()
+        self._executor.shutdown()  # it may hold what is ready of the node
         self.client.destroy_node()
         rclpy.shutdown(context=self._context)
         self._claim.__exit__(None, None, None)
 
     def _start(self) -> None:
+        self._nodes += 1
         variables = {
             **installed_environment(self._installed),
             'ROS_DOMAIN_ID': str(self.domain),
@@ -158,7 +163,7 @@ class Robot:
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
             if status.name == self.names['/llamacpp_node']:
-                self.status = {pair.key: pair.value for pair in status.values}
+                self._status = {pair.key: pair.value for pair in status.values}
 
     def wait_for(self, done: Callable[[], Any], what: str = 'it') -> None:
         """Serve the client's callbacks until `done()` is true."""
@@ -176,8 +181,22 @@ class Robot:
 
     def wait_until_ready(self) -> Robot:
         """Wait until the models are loaded and the node is known to us, and we to it."""
-        self.wait_for(lambda: self.status.get('state', 'loading') != 'loading', 'loading')
+        self.wait_for(lambda: 'ready after' in self.log, 'loading')
+        self._status.clear()
+        # What it publishes there comes once a second; of its publishers this one is the last. And
+        # the node that replies has discovered all that we had before.
+        self.wait_for(lambda: self._diagnostics.get_publisher_count(), 'being discovered')
+        service = f'{self.names["/llamacpp_node"]}/get_parameters'
+        self._call(GetParameters, service, GetParameters.Request(names=['feed_type']))
+        if self._nodes > 1:
+            assert self.status  # all that may have been another's
         return self
+
+    @property
+    def status(self) -> dict[str, str]:
+        """What the node has said of itself, in the last second or since it was ready."""
+        self.wait_for(lambda: self._status, 'a word of the node')
+        return self._status
 
     def wait_for_end(self) -> int:
         """Wait until the process has ended; return its exit status."""

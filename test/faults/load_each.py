@@ -50,7 +50,7 @@ NUMBERS += (2**32 - 1, 2**33, 2**40, 2**62, 2**63, 2**64 - 1)
 REALS = (0.0, -1.0, 1e-30, 1e30, float('nan'), float('inf'), -float('inf'))
 
 
-hobot_llamacpp_py.vision.onnx.LOAD_TIMEOUT = 10.0  # what hangs is found sooner
+hobot_llamacpp_py.vision.onnx.LOAD_TIMEOUT = 5.0  # what hangs is found sooner
 
 
 def broken(kind: str, how: str, first: int, n: int) -> Iterator[bytes | str]:

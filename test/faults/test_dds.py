@@ -69,7 +69,6 @@ def test_shut_down_from_within(start: Start, tmp_path: Path, moment: str) -> Non
         trigger.unlink()
         robot.texts.clear()
         robot._parameters |= dict(temperature=0.0, max_tokens=128)
-        robot.status.clear()
         robot._start()
         robot.wait_until_ready().show(bgr)
         assert robot.ask(QUESTION) == answer(scene, QUESTION)

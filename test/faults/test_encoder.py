@@ -179,6 +179,5 @@ def test_mmproj_of_nan(start: Start, tmp_path: Path) -> None:
         await_errors(robot, 1)
         assert robot.stop()[0] == 0
         path.write_bytes(MMPROJ.read_bytes())
-        robot.status.clear()
         robot._start()
         ask(robot.wait_until_ready(), 43)

@@ -24,7 +24,7 @@ Start = Callable[..., AbstractContextManager[Robot]]
 DESCRIBE = 'Describe the image.'
 
 LOADER = Path(__file__).with_name('load_each.py')
-MANY = int(os.environ.get('HOBOT_LLAMACPP_FAULTS', '60'))
+MANY = int(os.environ.get('HOBOT_LLAMACPP_FAULTS', '30'))
 """How many files are broken at random, of each kind in each way."""
 MEMORY = 600 << 20  # bytes that a process may hold; these models take 100 MB
 WALL = 120.0  # seconds; what is computed is bounded by the loader itself, this finds what hangs

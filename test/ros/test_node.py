@@ -134,8 +134,8 @@ class TestLocalImage:
             robot.wait_until_ready()
             used = []
             for _ in range(3):
+                cells = robot.status['KV cells used']
                 assert robot.ask(question) == answer(scene, question)
-                cells = robot.status.get('KV cells used')
                 robot.wait_for(lambda c=cells: robot.status['KV cells used'] != c, 'diagnostics')
                 used.append(int(robot.status['KV cells used']))
             assert used[0] < used[1] < used[2]
