@@ -69,6 +69,9 @@ class Turns:
         # What has come since we asked, for the case that it overtook the prompt that it is of.
         self._pieces: list[tuple[int, Event]] = []
         self._texts: list[tuple[int, str]] = []
+        self._older: str | None = (
+            None  # a text that came in our turn, and seems to be of an earlier one
+        )
         self._quiet = 0
 
     def ask(self, question: str) -> None:
@@ -84,7 +87,7 @@ class Turns:
     def forget(self) -> None:
         """Take no more interest in our question."""
         with self._lock:
-            self._sent = self._turn = None
+            self._sent = self._turn = self._older = None
             self._pieces.clear()
             self._texts.clear()
 
@@ -103,6 +106,7 @@ class Turns:
                 self._on_piece(*piece)
             for text in texts:
                 self.on_text(*text)
+            self._older = None  # these are
 
     def on_thought(self, stamp: int, piece: str) -> None:
         """Take the next piece of what the model thinks."""
@@ -130,6 +134,8 @@ class Turns:
             elif self._turn is not None and self._turn < stamp:
                 self._turn = None
                 self._tell(('text', text))
+            else:
+                self._older = text
 
     def on_state(self, state: str, waiting: int) -> None:
         """Take note of what the node says of itself: what is not on its way is lost."""
@@ -139,8 +145,11 @@ class Turns:
             elif state != 'preparing':  # which may be for no question at all
                 self._quiet = 0
             if self._quiet >= QUIET and (self._sent is not None or self._turn is not None):
+                text = ERROR + LOST
+                if self._turn is not None and self._older is not None:
+                    text = self._older  # the node's clock was set back in the middle of our turn
                 self.forget()
-                self._tell(('text', ERROR + LOST))
+                self._tell(('text', text))
 
 
 class ChatClient:

@@ -75,3 +75,28 @@ def test_the_pieces_are_ours(data: st.DataObject) -> None:
     whole = [('thought', 'hm 2'), ('piece', '2a'), ('piece', '2b'), ('piece', '2c')]
     come = sum(message[1] > 12 for message in delivered[own:text] if message[0] != 'text')
     assert events[:-1] == whole[: max(0, min(come, 4))]
+
+
+def test_a_clock_that_is_set_back() -> None:
+    """In the middle of our turn: the text is ours all the same, as nothing else comes."""
+    events: list[Event] = []
+    turns = Turns(events.append)
+    turns.ask('question')
+    turns.on_prompt(1000, 'question')
+    turns.on_text(10, 'answer')
+    assert events == []
+    for _ in range(3):
+        turns.on_state('idle', 0)
+    assert events == [('text', 'answer')]
+
+
+def test_a_question_that_is_lost() -> None:
+    """The node has nothing to do, and has never told of our question."""
+    events: list[Event] = []
+    turns = Turns(events.append)
+    turns.on_text(5, 'an earlier answer')
+    turns.ask('question')
+    for _ in range(3):
+        turns.on_state('idle', 0)
+    ((kind, text),) = events
+    assert kind == 'text' and text.startswith('[error] no answer comes')
