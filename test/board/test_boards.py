@@ -246,8 +246,8 @@ print((resident() - before) / 100)
 """
 
 
-def test_thousand_pictures(model: Callable[..., Path], board: str) -> None:
-    """A thousand pictures are all encoded rightly, and nothing grows."""
+def test_hundreds_of_pictures(model: Callable[..., Path], board: str) -> None:
+    """Hundreds of pictures are all encoded rightly, and nothing grows."""
     # The S100's binding starts a thread for each picture, and the emulator leaks at each thread.
     leak = float(run_on(board, '-c', THREADS)) if board == 's100' else 0.0
     # Large enough that one array left behind by each picture would exceed what is allowed below.
@@ -258,13 +258,13 @@ def test_thousand_pictures(model: Callable[..., Path], board: str) -> None:
     encoder = open_encoder(path, INTERNVL)
     rng, spec = np.random.default_rng(0), input_spec([1, 3, 32, 32], INTERNVL, '')
     before = files = 0
-    for number in range(1101):
+    for number in range(401):
         pixels = rng.integers(0, 256, size, dtype=np.uint8)
         embeddings = encoder.encode(pixels)
         np.testing.assert_allclose(embeddings, expected(normalise(pixels, spec), shape), atol=0.1)
         if number == 100:
             before, files = resident_kilobytes(child_of(encoder)), len(os.listdir('/proc/self/fd'))
-    assert resident_kilobytes(child_of(encoder)) - before < 1000 + 1000 * leak * 1.01
+    assert resident_kilobytes(child_of(encoder)) - before < 1000 + 300 * leak * 1.01
     assert len(os.listdir('/proc/self/fd')) == files
     encoder.close()
 

@@ -106,12 +106,16 @@ def test_a_word_that_spoils_all(fragile: Engine) -> None:
     """An answer ends where its numbers do, drafted or not; the next question is answered."""
     whole = answer(SCENE, DESCRIBE)
     assert WORD in whole
-    for _ in range(3):
+    is_drafted = False
+    for _ in range(50):  # while the machine is busy with others drafts may seem to cost time
         text, drafted = ask(fragile, DESCRIBE)
         assert text.endswith('...')
         assert f'{whole[: whole.index(WORD)]}{WORD}'.startswith(text[:-3])
         assert ask(fragile, GOOD)[0] == answer(SCENE, GOOD)
-    assert drafted
+        is_drafted = drafted > 0
+        if is_drafted:
+            break
+    assert is_drafted
 
 
 def test_a_forced_word_that_spoils_all(fragile: Engine) -> None:

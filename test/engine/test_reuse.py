@@ -207,7 +207,7 @@ BAD_EMBEDDINGS = [
 
 @pytest.mark.slow
 @settings(
-    max_examples=SEQUENCES or 12,
+    max_examples=SEQUENCES or 5,
     derandomize=not SEQUENCES,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
