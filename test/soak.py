@@ -26,7 +26,7 @@ from typing import Any
 import emulated
 import numpy as np
 import togetheros
-from nano import CONFIG, MODELS, ROOT, request_of
+from nano import CONFIG, MODELS, ROOT
 from robot import PROFILES, Robot
 from served import free_port
 from soak_resources import (
@@ -38,8 +38,8 @@ from soak_resources import (
 )
 from soak_user import User
 
-from hobot_llamacpp_py.config import DecoderConfig, SamplingConfig
-from hobot_llamacpp_py.engine import Engine, Turn
+from hobot_llamacpp_py.config import ChatConfig, DecoderConfig, SamplingConfig
+from hobot_llamacpp_py.engine import Chat, Engine
 from hobot_llamacpp_py.vision.encoder_peer import INTERPRETER
 
 SCARY = re.compile(
@@ -186,16 +186,19 @@ class Soak:
         folder, note = self._folder, self._note
         return User(robot, seed, folder, port, has_process, note, self._reference)
 
-    def _reference(self, bgr: np.ndarray, question: str) -> str:
+    def _reference(self, bgr: np.ndarray, questions: Sequence[str], history_turns: int) -> str:
         encoder, decoder, family = MODELS[self._variant.family]
         config, sampling = DecoderConfig(n_threads=1), SamplingConfig(temperature=0)
         if not self._variant.board:
             encoder = self._variant.encoder
         with Engine.open(decoder, encoder, family=family, config=config) as engine:
-            turn = Turn(question, engine.picture(bgr))
-            system_prompt = 'You are a helpful assistant.'
-            request = request_of(turn, system_prompt=system_prompt, sampling=sampling)
-            return ''.join(engine.generate(request))
+            chat_config = ChatConfig(
+                'You are a helpful assistant.', history_turns=history_turns, sampling=sampling
+            )
+            chat, picture, text = Chat(engine, chat_config), engine.picture(bgr), ''
+            for question in questions:
+                text = ''.join(chat.ask(question, picture))
+        return text
 
     def _use(self, encoder: Path, seconds: float, steps: int | None) -> None:
         port = free_port()

@@ -10,7 +10,7 @@ import socket
 import statistics
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,8 @@ class User:
         port: of the node's HTTP server.
         has_process: the encoder has a process of its own.
         note: is told each thing that is done.
-        reference: answers a question about a picture as a fresh engine does.
+        reference: answers the last of some questions about a picture, as a fresh engine does that
+            looks back at so many.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class User:
         port: int,
         has_process: bool,
         note: Callable[[str], object],
-        reference: Callable[[np.ndarray, str], str],
+        reference: Callable[[np.ndarray, Sequence[str], int], str],
     ) -> None:
         self._robot, self._seed, self._folder = robot, seed, folder
         self._url, self._port, self._note = f'http://127.0.0.1:{port}', port, note
@@ -115,7 +116,7 @@ class User:
         self._turns: list[str] = []
         self._answers: list[str] = []
         self._watched: dict[int, bool] = {}  # by the picture's stamp: is there a circle?
-        self._n_errors = 0
+        self._n_errors = self._history_turns = 0
         self._took = deque([0.2], maxlen=20)  # seconds, from question to answer
         self.counts: Counter[str] = Counter()
         self.samples: list[Sample] = []
@@ -228,14 +229,16 @@ class User:
 
     def ask(self) -> None:
         """Ask about the newest picture: the answer is right."""
-        question = self._random.choice(QUESTIONS)
+        self._ask(self._random.choice(QUESTIONS))
+
+    def _ask(self, question: str, *conversations: list[str]) -> None:
         robot, begun = self._robot, time.monotonic()
         n_before = len(robot.partials)
         self._say(question)
         robot.wait_for(lambda: len(robot.partials) > n_before or robot.texts, 'an answer')
         if not n_before:
             self.first_s.append((begun - self.began, time.monotonic() - begun))
-        self._right(question)
+        self._right(question, *conversations)
         self._took.append(time.monotonic() - begun)
 
     def look_elsewhere(self) -> None:
@@ -256,13 +259,19 @@ class User:
     def follow_up(self) -> None:
         """Have a conversation about one picture, which is forgotten in the middle, or not."""
         self._robot.call('reset')
-        self._set('history_turns', self._random.choice([2, 6]))
+        self._history_turns = self._random.choice([2, 6])
+        self._set('history_turns', self._history_turns)
+        conversations: list[list[str]] = [[]]  # what may have been asked, for all we know
         for _ in range(self._random.randint(2, 5)):
-            self.ask()
+            question = self._random.choice(QUESTIONS)
+            self._ask(question, *conversations)
+            conversations = [[*before, question] for before in conversations]
             if self._random.random() < 0.2:
                 self._begin(DESCRIBE)
                 self._robot.call('reset')
-                self._right(DESCRIBE)
+                self._right(DESCRIBE, [], *conversations)
+                conversations = [[], [DESCRIBE]]
+        self._history_turns = 0
         self._set('history_turns', 0)
 
     def ask_for_json(self) -> None:
@@ -287,6 +296,7 @@ class User:
             scene, bgr = draw_scene(self._random.randrange(10_000))
             url, bgr = data_url(bgr, kind), _as_seen(bgr, kind)
         messages: list[dict[str, Any]] = []
+        before: list[str] = []
         for _ in range(self._random.randint(1, 3)):
             question = self._random.choice(QUESTIONS)
             content = [{'type': 'text', 'text': question}]
@@ -294,7 +304,8 @@ class User:
                 content.append({'type': 'image_url', 'image_url': {'url': url}})
             messages.append({'role': 'user', 'content': content})
             text = self._post(messages, stream=self._random.random() < 0.5)
-            self._check(scene, bgr, question, text)
+            self._check(scene, bgr, question, text, before)
+            before.append(question)
             messages.append({'role': 'assistant', 'content': text})
 
     def _post(self, messages: list[dict[str, Any]], stream: bool) -> str:
@@ -492,18 +503,30 @@ class User:
     def _typical(self) -> float:
         return statistics.median(self._took)
 
-    def _right(self, question: str) -> str:
+    def _right(self, question: str, *conversations: list[str]) -> str:
         text = self._robot.next_text()
-        self._check(self._scene, self._bgr, question, text)
+        self._check(self._scene, self._bgr, question, text, *conversations)
         return text
 
-    def _check(self, scene: world.Scene, bgr: np.ndarray, question: str, text: str) -> None:
-        """Check an answer against the truth: what a fresh engine errs in is the model's error."""
+    def _check(
+        self,
+        scene: world.Scene,
+        bgr: np.ndarray,
+        question: str,
+        text: str,
+        *conversations: list[str],
+    ) -> None:
+        """Check an answer against the truth: what a fresh engine errs in is the model's error.
+
+        Args:
+            conversations: what may have been asked before; none: nothing was.
+        """
         expected = answer(scene, question)
         is_right = text == expected
-        assert is_right or text == self._reference(bgr, question), (
-            f'{question} {text!r}, not {expected!r}'
-        )
+        assert is_right or any(
+            text == self._reference(bgr, [*before, question], self._history_turns or -1)
+            for before in conversations or ([],)
+        ), f'{question} {text!r}, not {expected!r}'
         self.counts['right answers' if is_right else "the model's errors"] += 1
 
     def _set(self, name: str, value: Any) -> None:

@@ -8,6 +8,7 @@ followed the last time the same tokens came. (The method is known as prompt look
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable
 
 __all__ = ['CONTEXT', 'MAX_DRAFT', 'MEMORY', 'Drafter']
@@ -34,9 +35,10 @@ class Drafter:
     """
 
     def __init__(self) -> None:
-        self._tokens: list[int] = []
+        # Arrays: a list would keep an object of 32 bytes for most of the numbers in it.
+        self._tokens = array('q')
         self._last: dict[tuple[int, ...], int] = {}  # where the tokens last came, by their end
-        self._before: list[int] = []  # where they came before, by that end; 0: nowhere
+        self._before = array('i')  # where they came before, by that end; 0: nowhere
         self._match = self._agreeing = 0  # where what follows now may stand, and on what grounds
         self._right = 0  # guesses of one token, one after another, that were right
         self._step_s = 0.0  # seconds of a plain step, a running mean
@@ -53,7 +55,7 @@ class Drafter:
         """
         if len(self._tokens) > MEMORY:
             tokens = self._tokens[-MEMORY // 2 :]
-            self._tokens, self._last, self._before = [], {}, []
+            self._tokens, self._last, self._before = array('q'), {}, array('i')
             for token in tokens:
                 self._remember(token)
         for token in (_BREAK, *kept, *new):
@@ -78,7 +80,7 @@ class Drafter:
         least = -_TRUST * self._step_s if self._right >= _PROVEN else 0
         if not start or self._balance < least or not self._step_s:
             return []
-        draft = self._tokens[start : start + min(self._agreeing, most, MAX_DRAFT)]
+        draft = self._tokens[start : start + min(self._agreeing, most, MAX_DRAFT)].tolist()
         for i, token in enumerate(draft):
             if token < 0:
                 return draft[:i]
