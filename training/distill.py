@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import gguf
 import numpy as np
 import onnxruntime as ort
 import torch
@@ -58,6 +59,24 @@ class Recipe:
             return (step + 1) / self.warmup
         way = (step - self.warmup) / max(1, self.steps - self.warmup)
         return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * way))
+
+    def optimizers(self, model: nn.Module) -> list[torch.optim.Optimizer]:
+        """Return Muon for the matrices of the layers and AdamW for all else."""
+        matrices, others = [], []
+        for name, parameter in model.named_parameters():
+            is_matrix = name.startswith('layers.') and parameter.ndim == 2
+            (matrices if is_matrix else others).append(parameter)
+        decay = self.decay
+        return [
+            torch.optim.Muon(matrices, lr=self.matrix_rate, weight_decay=decay),
+            torch.optim.AdamW(others, lr=self.rate, betas=(0.9, 0.98), weight_decay=decay),
+        ]
+
+    def set_rates(self, optimizers: list[torch.optim.Optimizer], step: int) -> None:
+        """Set the learning rates of what `optimizers` returned."""
+        for optimizer, rate in zip(optimizers, (self.matrix_rate, self.rate), strict=True):
+            for group in optimizer.param_groups:
+                group['lr'] = rate * self.share_at(step)
 
 
 class _Layer(nn.Module):
@@ -106,25 +125,38 @@ class Siglip(nn.Module):
         return self.projector(x.transpose(2, 3).flatten(3).flatten(1, 2))
 
 
-def export_mmproj(model: Siglip, path: Path) -> None:
-    """Write the ViT as an mmproj file, whole or not at all."""
-    sizes, tensors = model.sizes, {}
+def _mmproj_name(key: str) -> str:
+    name, *rest = key.split('.')
+    if name == 'layers':
+        layer, part, kind = rest
+        parts = {'up': 'ffn_up', 'down': 'ffn_down', 'ln1': 'ln1', 'ln2': 'ln2'}
+        return f'v.blk.{layer}.{parts.get(part, f"attn_{part}")}.{kind}'
     names = {
         'patches': 'v.patch_embd',
         'position': 'v.position_embd.weight',
         'post_ln': 'v.post_ln',
         'projector': 'mm.model.fc',
     }
-    parts = {part: f'attn_{part}' for part in ('q', 'k', 'v', 'out')}
-    parts |= {part: f'ffn_{part}' for part in ('up', 'down')}
-    for key, value in model.state_dict().items():
-        name, *rest = key.split('.')
-        if name == 'layers':
-            layer, part, kind = rest
-            name = f'v.blk.{layer}.{parts.get(part, part)}.{kind}'
-        else:
-            name = '.'.join((names[name], *rest))
-        tensors[name] = value.numpy()
+    return '.'.join((names[name], *rest))
+
+
+def load_mmproj(model: Siglip, path: Path) -> None:
+    """Read a ViT that `export_mmproj` wrote."""
+    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+    model.load_state_dict(
+        {
+            key: torch.from_numpy(tensors[_mmproj_name(key)].data.astype(np.float32)).reshape(
+                value.shape
+            )
+            for key, value in model.state_dict().items()
+        }
+    )
+
+
+def export_mmproj(model: Siglip, path: Path) -> None:
+    """Write the ViT as an mmproj file, whole or not at all."""
+    sizes = model.sizes
+    tensors = {_mmproj_name(key): value.numpy() for key, value in model.state_dict().items()}
     kernel = (sizes.width, 3, sizes.patch, sizes.patch)
     tensors['v.patch_embd.weight'] = tensors['v.patch_embd.weight'].reshape(kernel)
     temporary = path.with_name('.part-' + path.name)
@@ -162,15 +194,7 @@ def distill(recipe: Recipe, cache: Path, pictures: Pictures, teacher: Teacher) -
     """Train the ViT, from its last checkpoint if there is one."""
     torch.manual_seed(recipe.seed)
     model = Siglip(SIZES)
-    matrices, others = [], []
-    for name, parameter in model.named_parameters():
-        is_matrix = name.startswith('layers.') and parameter.ndim == 2
-        (matrices if is_matrix else others).append(parameter)
-    optimizers = [
-        torch.optim.Muon(matrices, lr=recipe.matrix_rate, weight_decay=recipe.decay),
-        torch.optim.AdamW(others, lr=recipe.rate, betas=(0.9, 0.98), weight_decay=recipe.decay),
-    ]
-    rates = [recipe.matrix_rate, recipe.rate]
+    optimizers = recipe.optimizers(model)
     to_pixels = PixelValues(FAMILY)
     unseen = to_pixels(HeldOut(128, VALIDATION_SEED).rgb)
     targets = teacher(unseen)
@@ -188,9 +212,7 @@ def distill(recipe: Recipe, cache: Path, pictures: Pictures, teacher: Teacher) -
 
     begun, losses = time.monotonic(), []
     for step in range(first, recipe.steps):
-        for optimizer, rate in zip(optimizers, rates, strict=True):
-            for group in optimizer.param_groups:
-                group['lr'] = rate * recipe.share_at(step)
+        recipe.set_rates(optimizers, step)
         indices = (np.arange(recipe.batch) + step * recipe.batch) % len(pictures)
         rng = np.random.default_rng((recipe.seed, step))
         pixels = to_pixels(turned(pictures.rgb[indices], rng))

@@ -35,7 +35,7 @@ from training.train import (
 )
 
 VALIDATION_SEED = 79
-_EMPTY = 0.08  # share of pictures without a shape, which the first training did not have
+EMPTY = 0.08  # share of pictures without a shape, which the first training did not have
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def teach(family: str, recipe: Recipe, cache: Path, pictures: Pictures, out: Pat
     decoder = model.decoder
     load_decoder(decoder, tokenizer, gguf.GGUFReader(out / f'nano_{family}.gguf'))
     encoder, threads = out / f'nano_{family}_vit.onnx', torch.get_num_threads()
-    held_out = HeldOut(256, VALIDATION_SEED, _EMPTY / 10)
+    held_out = HeldOut(256, VALIDATION_SEED, EMPTY / 10)
     unseen = Embedded(encoder, family, held_out.rgb, threads)
     key = hashlib.sha256(encoder.read_bytes()).hexdigest()[:12]
     kept = cache / f'embeds-{len(pictures)}-{key}.npy'
@@ -155,7 +155,7 @@ def main() -> None:
         seed=args.seed,
     )
     begun = time.monotonic()
-    pictures = load_pictures(args.cache, args.pictures, Recipe.seed, args.threads, _EMPTY)
+    pictures = load_pictures(args.cache, args.pictures, Recipe.seed, args.threads, EMPTY)
     model = teach(args.model, recipe, args.cache, pictures, args.out)
     path = export_decoder(model.decoder, Tokenizer(args.model), args.out)
     print(
