@@ -69,9 +69,7 @@ class Turns:
         # What has come since we asked, for the case that it overtook the prompt that it is of.
         self._pieces: list[tuple[int, Event]] = []
         self._texts: list[tuple[int, str]] = []
-        self._older: str | None = (
-            None  # a text that came in our turn, and seems to be of an earlier one
-        )
+        self._older: str | None = None  # came in our turn, and seems to be of an earlier one
         self._quiet = 0
 
     def ask(self, question: str) -> None:
@@ -95,7 +93,7 @@ class Turns:
         """Take note of the prompt whose turn has come."""
         with self._lock:
             self._quiet = 0
-            if self._turn is not None:
+            if self._turn is not None and stamp > self._turn:
                 self._next_turn = min(self._next_turn, stamp)
             if self._sent is None or prompt != self._sent:
                 return
@@ -106,7 +104,7 @@ class Turns:
                 self._on_piece(*piece)
             for text in texts:
                 self.on_text(*text)
-            self._older = None  # these are
+            self._older = None  # those that came before it are of earlier ones
 
     def on_thought(self, stamp: int, piece: str) -> None:
         """Take the next piece of what the model thinks."""
