@@ -6,14 +6,25 @@ Of several ends of one training the mean knows scenes that it never saw better t
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import gguf
+from torch import Tensor
 
 from training import command
 from training.export import export_decoder, load_decoder
 from training.model import Decoder, DecoderConfig
 from training.tokenizer import Tokenizer
+
+__all__ = ['Parameters', 'mean']
+
+Parameters = dict[str, Tensor]
+
+
+def mean(ends: Sequence[Parameters]) -> Parameters:
+    """Return the mean of the parameters of some models."""
+    return {name: sum(end[name] / len(ends) for end in ends) for name in ends[0]}
 
 
 def main() -> None:
@@ -25,12 +36,11 @@ def main() -> None:
     args = parser.parse_args()
     tokenizer = Tokenizer(args.model)
     decoder = Decoder(DecoderConfig(len(tokenizer), attention_bias=args.model == 'internvl'))
-    total = {name: value.clone().zero_() for name, value in decoder.state_dict().items()}
+    ends = []
     for file in args.files:
         load_decoder(decoder, tokenizer, gguf.GGUFReader(file))
-        for name, value in decoder.state_dict().items():
-            total[name] += value / len(args.files)
-    decoder.load_state_dict(total)
+        ends.append({name: value.clone() for name, value in decoder.state_dict().items()})
+    decoder.load_state_dict(mean(ends))
     print(f'wrote {export_decoder(decoder, tokenizer, args.out)}')
 
 

@@ -20,6 +20,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from training import command
+from training.checkpoint import Checkpoint
 from training.mmproj import VitSizes, write_mmproj
 from training.pictures import INPUT, Pictures, load_pictures
 from training.train import HeldOut, PixelValues
@@ -72,11 +73,18 @@ class Recipe:
             torch.optim.AdamW(others, lr=self.rate, betas=(0.9, 0.98), weight_decay=decay),
         ]
 
-    def set_rates(self, optimizers: list[torch.optim.Optimizer], step: int) -> None:
-        """Set the learning rates of what `optimizers` returned."""
+    def lower(
+        self, loss: Tensor, model: nn.Module, optimizers: list[torch.optim.Optimizer], step: int
+    ) -> None:
+        """Lower the loss by a step of what `optimizers` returned."""
         for optimizer, rate in zip(optimizers, (self.matrix_rate, self.rate), strict=True):
             for group in optimizer.param_groups:
                 group['lr'] = rate * self.share_at(step)
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
 
 
 class _Layer(nn.Module):
@@ -200,19 +208,10 @@ def distill(recipe: Recipe, cache: Path, pictures: Pictures, teacher: Teacher) -
     targets = teacher(unseen)
     spread = targets.var(dim=(0, 1)).mean()
 
-    checkpoint, first = cache / 'mmproj.pt', 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=False)
-        if state['recipe'] == recipe:
-            model.load_state_dict(state['model'])
-            for optimizer, saved in zip(optimizers, state['optimizers'], strict=True):
-                optimizer.load_state_dict(saved)
-            first = state['step']
-            print(f'going on from step {first}', flush=True)
-
+    checkpoint = Checkpoint(cache / 'mmproj.pt', recipe, model, optimizers)
+    first = checkpoint.done
     begun, losses = time.monotonic(), []
     for step in range(first, recipe.steps):
-        recipe.set_rates(optimizers, step)
         indices = (np.arange(recipe.batch) + step * recipe.batch) % len(pictures)
         rng = np.random.default_rng((recipe.seed, step))
         pixels = to_pixels(turned(pictures.rgb[indices], rng))
@@ -220,12 +219,7 @@ def distill(recipe: Recipe, cache: Path, pictures: Pictures, teacher: Teacher) -
         with torch.autocast('cpu', torch.bfloat16):
             given = model(pixels)
         loss = (given.float() - wanted).square().mean() / spread
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
+        recipe.lower(loss, model, optimizers, step)
         losses.append(float(loss.detach()))
         done = step + 1
         if done % 100 == 0 or done == recipe.steps:
@@ -238,17 +232,7 @@ def distill(recipe: Recipe, cache: Path, pictures: Pictures, teacher: Teacher) -
                 flush=True,
             )
             losses = []
-            temporary = checkpoint.with_suffix('.part')
-            torch.save(
-                {
-                    'recipe': recipe,
-                    'step': done,
-                    'model': model.state_dict(),
-                    'optimizers': [optimizer.state_dict() for optimizer in optimizers],
-                },
-                temporary,
-            )
-            temporary.replace(checkpoint)
+            checkpoint.save(done)
     return model.eval()
 
 

@@ -8,16 +8,16 @@ counts, and not its size alone. An interrupted run goes on from its last checkpo
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import gguf
 import numpy as np
-import torch
 from torch import Tensor
 
 from training import command, teach
+from training.average import Parameters, mean
+from training.checkpoint import Checkpoint
 from training.distill import FAMILY, SIZES, Recipe, Siglip, Teacher, export_mmproj, load_mmproj
 from training.export import load_decoder
 from training.model import DecoderConfig, NanoVLM
@@ -68,13 +68,11 @@ LAST_RUN = Refinement(
     skipped=400,
 )
 
-Parameters = dict[str, Tensor]
-
 
 def refine(
     recipe: Refinement,
     start: Parameters,
-    checkpoint: Path,
+    path: Path,
     pictures: Pictures,
     teacher: Teacher,
     decoder: Path,
@@ -82,6 +80,7 @@ def refine(
     """Train the ViT from `start` on, or from the checkpoint if there is one.
 
     Args:
+        path: of the checkpoint.
         decoder: the GGUF file of the model that answers.
     """
     tokenizer = Tokenizer(FAMILY)
@@ -97,31 +96,17 @@ def refine(
     def embed_unseen(images: list[int]) -> Tensor:
         return vit(to_pixels(held_out.rgb[images]))
 
-    first = 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=False)
-        if state['recipe'] == recipe:
-            vit.load_state_dict(state['model'])
-            for optimizer, saved in zip(optimizers, state['optimizers'], strict=True):
-                optimizer.load_state_dict(saved)
-            first = state['step']
-            print(f'going on from step {first}', flush=True)
-
+    checkpoint = Checkpoint(path, recipe, vit, optimizers)
+    first = checkpoint.done
     begun, losses, hits = time.monotonic(), [], []
     for step in range(first, recipe.steps):
-        recipe.set_rates(optimizers, step)
         batch = teach.draw_batch(recipe.skipped + step, recipe.dialogues, tokenizer, pictures)
         pixels = to_pixels(pictures.rgb[batch.images])
         # In float32: where a CPU has no bfloat16, it is emulated, several times slower.
         given = vit(pixels)
         loss, right, _ = forward(model, batch, given)
         distance = (given - teacher(pixels)).square().mean() / spread
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        (loss + recipe.distilled * distance).backward()
-        torch.nn.utils.clip_grad_norm_(vit.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
+        recipe.lower(loss + recipe.distilled * distance, vit, optimizers, step)
 
         losses.append((float(loss.detach()), float(distance.detach())))
         hits += [hit for _, hit in answer_hits(batch, right)]
@@ -136,23 +121,11 @@ def refine(
             )
             losses, hits = [], []
         if done % 200 == 0 or done == recipe.steps:
-            state = {
-                'recipe': recipe,
-                'step': done,
-                'model': vit.state_dict(),
-                'optimizers': [optimizer.state_dict() for optimizer in optimizers],
-            }
-            torch.save(state, temporary := checkpoint.with_suffix('.part'))
-            temporary.replace(checkpoint)
+            checkpoint.save(done)
             print_shares(
                 validate(model, tokenizer, held_out, embed_unseen, VALIDATION_SEED, closed=0.7)
             )
     return vit.state_dict()
-
-
-def mean(ends: Sequence[Parameters]) -> Parameters:
-    """Return the mean of some ViTs."""
-    return {name: sum(end[name] for end in ends) / len(ends) for name in ends[0]}
 
 
 def main() -> None:
@@ -166,9 +139,9 @@ def main() -> None:
 
     def run(number: int, recipe: Refinement, start: Parameters) -> Parameters:
         recipe = replace(recipe, steps=min(recipe.steps, args.steps))
-        checkpoint = args.cache / f'mmproj_refined_{number}.pt'
+        path = args.cache / f'mmproj_refined_{number}.pt'
         decoder = args.out / f'nano_{FAMILY}.gguf'
-        return refine(recipe, start, checkpoint, pictures, teacher, decoder)
+        return refine(recipe, start, path, pictures, teacher, decoder)
 
     vit, path = Siglip(SIZES), args.out / f'mmproj-nano_{FAMILY}.gguf'
     load_mmproj(vit, path)

@@ -20,6 +20,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from training import command, world
+from training.checkpoint import Checkpoint
 from training.dialogues import (
     IMAGE_TOKENS,
     Batch,
@@ -267,7 +268,7 @@ class Step(NamedTuple):
 def optimize(
     model: nn.Module,
     recipe: Optimization,
-    checkpoint: Path,
+    path: Path,
     compute: Callable[[int], Step],
     check: Callable[[], dict[str, float]],
     check_every: int,
@@ -275,18 +276,13 @@ def optimize(
     """Train all parameters of a model, from the last checkpoint if there is one.
 
     Args:
+        path: of the checkpoint.
         compute: runs a step of that number forward.
         check: returns what `validate` does.
     """
-    optimizer, first = recipe.optimizer(model), 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=False)
-        if state['recipe'] == recipe:
-            model.load_state_dict(state['model'])
-            optimizer.load_state_dict(state['optimizer'])
-            first = state['step']
-            print(f'going on from step {first}', flush=True)
-
+    optimizer = recipe.optimizer(model)
+    checkpoint = Checkpoint(path, recipe, model, [optimizer])
+    first = checkpoint.done
     begun, losses, hits = time.monotonic(), [], []
     for number in range(first, recipe.steps):
         for group in optimizer.param_groups:
@@ -311,14 +307,7 @@ def optimize(
             )
             losses, hits = [], []
         if done % 200 == 0 or done == recipe.steps:
-            state = {
-                'recipe': recipe,
-                'step': done,
-                'model': model.state_dict(),
-                'optimizer': optimizer.state_dict(),
-            }
-            torch.save(state, temporary := checkpoint.with_suffix('.part'))
-            temporary.replace(checkpoint)
+            checkpoint.save(done)
         if done % check_every == 0 or done == recipe.steps:
             print_shares(check())
 
@@ -358,7 +347,7 @@ def train(family: str, recipe: Recipe, cache: Path, pictures: Pictures) -> NanoV
     def check() -> dict[str, float]:
         return validate(model, tokenizer, held_out, embed_unseen, VALIDATION_SEED)
 
-    optimize(model, recipe, cache / f'{family}.pt', compute, check, check_every=400)
+    optimize(model, recipe, cache / f'{family}_train.pt', compute, check, check_every=400)
     return model.eval()
 
 
