@@ -17,6 +17,9 @@ def main() -> None:
     # Nothing here is a product of matrices.
     os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
     gc.disable()  # what is imported stays: looking for garbage in it only takes time
+    # The messages' type support lies in a package that would import its code generator, too, and
+    # with that a parser; it does without where there is none.
+    sys.modules['rosidl_generator_py.generate_py_impl'] = None  # type: ignore[assignment]
     try:
         from hobot_llamacpp_py.ros.main import run
 

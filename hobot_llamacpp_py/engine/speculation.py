@@ -60,7 +60,7 @@ class Drafter:
                 self._remember(token)
         for token in (_BREAK, *kept, *new):
             self._remember(token)
-        self._find()
+        self._match = self._agreeing = self._right = 0  # the first token of the answer will tell
 
     def append(self, token: int) -> None:
         """Remember a token of the answer."""
@@ -126,4 +126,6 @@ class Drafter:
                 agreeing += 1
             if agreeing > self._agreeing:
                 self._match, self._agreeing = candidate, agreeing
+                if agreeing == _COMPARED:
+                    return
             candidate = self._before[candidate - 1]

@@ -40,6 +40,8 @@ class Vocabulary:
             ) from None
         """The Jinja chat template in the GGUF's metadata, if any."""
         self._pieces: dict[int, bytes] = {}
+        self._is_special: dict[int, bool] = {}
+        self._special_ids: dict[str, int | None] = {}  # of a format's few
         self._buffer = ctypes.create_string_buffer(1024)
 
     @property
@@ -61,10 +63,11 @@ class Vocabulary:
 
     def special_id(self, text: str) -> int | None:
         """Return the id of the special token whose text is exactly this, or None."""
-        ids = self._tokenize(text, parse_special=True)
-        if len(ids) != 1 or not self.is_special(ids[0]):
-            return None
-        return ids[0]
+        if text not in self._special_ids:
+            ids = self._tokenize(text, parse_special=True)
+            is_one = len(ids) == 1 and self.is_special(ids[0])
+            self._special_ids[text] = ids[0] if is_one else None
+        return self._special_ids[text]
 
     def tokenize(self, text: str) -> list[int]:
         """Tokenise plain text: no part of it becomes a special token, whatever it contains."""
@@ -108,7 +111,11 @@ class Vocabulary:
 
     def is_special(self, token: int) -> bool:
         """Tell whether a token is one that plain text never becomes."""
-        return bool(llama_cpp.llama_vocab_get_attr(self.handle, token) & _NOT_PLAIN)
+        found = self._is_special.get(token)
+        if found is None:
+            attributes = llama_cpp.llama_vocab_get_attr(self.handle, token)
+            found = self._is_special[token] = bool(attributes & _NOT_PLAIN)
+        return found
 
     def is_end(self, token: int) -> bool:
         """Tell whether a token ends generation."""

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 
 __all__ = ['STOP_TIMEOUT', 'LlamacppNode']
 
+# Seconds for which the executor leaves the GIL to the inference thread when a prompt has come:
+# else the two take it from each other until the prompt has reached llama.cpp.
+HEAD_START = 0.002
+
 STOP_TIMEOUT = 0.6  # seconds that native code gets to end when the node stops
 
 
@@ -163,8 +167,7 @@ class LlamacppNode(Node):
 
     def _on_prompt_message(self, message: String) -> None:
         self._enqueue(message.data)
-        # Else the inference thread waits for the GIL until the executor has nothing more to do.
-        time.sleep(0.0001)
+        time.sleep(HEAD_START)
 
     def _enqueue(self, prompt: str) -> bool:
         taken = self._inbox.put(prompt)
