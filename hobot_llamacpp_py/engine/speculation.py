@@ -40,6 +40,7 @@ class Drafter:
         self._last: dict[tuple[int, ...], int] = {}  # where the tokens last came, by their end
         self._before = array('i')  # where they came before, by that end; 0: nowhere
         self._match = self._agreeing = 0  # where what follows now may stand, and on what grounds
+        self._is_found = True  # or there is none
         self._right = 0  # guesses of one token, one after another, that were right
         self._step_s = 0.0  # seconds of a plain step, a running mean
         self._balance = 0.0  # seconds
@@ -60,10 +61,12 @@ class Drafter:
                 self._remember(token)
         for token in (_BREAK, *kept, *new):
             self._remember(token)
-        self._match = self._agreeing = self._right = 0  # the first token of the answer will tell
+        self._is_found = False  # the first token is waited for: look when that is there
 
     def append(self, token: int) -> None:
         """Remember a token of the answer."""
+        if not self._is_found:
+            self._find()
         tokens = self._tokens
         follows = self._match and tokens[self._match] == token
         self._remember(token)
@@ -76,6 +79,8 @@ class Drafter:
 
     def draft(self, most: int) -> list[int]:
         """Guess up to `most` tokens that follow; none without good grounds."""
+        if not self._is_found:
+            self._find()
         start = self._match
         least = -_TRUST * self._step_s if self._right >= _PROVEN else 0
         if not start or self._balance < least or not self._step_s:
@@ -112,6 +117,7 @@ class Drafter:
     def _find(self) -> None:
         """Find the earlier place that shares most of what came last; of equals the newest."""
         tokens, end = self._tokens, len(self._tokens)
+        self._is_found = True
         self._match = self._agreeing = self._right = 0
         candidate = self._before[-1]
         for _ in range(_CANDIDATES):
