@@ -19,6 +19,7 @@ CONTEXT = 16  # elements of the kept prefix to remember a continued prompt with
 _CANDIDATES = 32  # earlier places that are compared
 _COMPARED = 64  # tokens that a comparison goes back at most
 MEMORY = 1 << 15  # tokens remembered
+_CHAINS = 1 << 16  # of places whose last tokens have a hash in common
 _BREAK = -1  # parts what did not follow each other; tokens are not negative
 _COST_SHARE = 0.01  # of the time of plain decoding that drafts may lose
 _SAVINGS = 8.0  # plain steps that may be lost on top, of what was gained before
@@ -35,10 +36,12 @@ class Drafter:
     """
 
     def __init__(self) -> None:
-        # Arrays: a list would keep an object of 32 bytes for most of the numbers in it.
+        # In arrays it takes less than a megabyte; in objects it would grow to some ten of them.
         self._tokens = array('q')
-        self._last: dict[tuple[int, ...], int] = {}  # where the tokens last came, by their end
-        self._before = array('i')  # where they came before, by that end; 0: nowhere
+        # Where the last tokens, or others of their hash, last came: by the end of that place. And
+        # for each end where they came before. 0: nowhere.
+        self._last = _no_places()
+        self._before = array('i')
         self._match = self._agreeing = 0  # where what follows now may stand, and on what grounds
         self._is_found = True  # or there is none
         self._right = 0  # guesses of one token, one after another, that were right
@@ -56,7 +59,7 @@ class Drafter:
         """
         if len(self._tokens) > MEMORY:
             tokens = self._tokens[-MEMORY // 2 :]
-            self._tokens, self._last, self._before = array('q'), {}, array('i')
+            self._tokens, self._last, self._before = array('q'), _no_places(), array('i')
             for token in tokens:
                 self._remember(token)
         for token in (_BREAK, *kept, *new):
@@ -110,9 +113,9 @@ class Drafter:
     def _remember(self, token: int) -> None:
         tokens = self._tokens
         tokens.append(token)
-        key = tuple(tokens[-_AGREEING:])
-        self._before.append(self._last.get(key, 0))
-        self._last[key] = len(tokens)
+        chain = hash(tuple(tokens[-_AGREEING:])) % _CHAINS
+        self._before.append(self._last[chain])
+        self._last[chain] = len(tokens)
 
     def _find(self) -> None:
         """Find the earlier place that shares most of what came last; of equals the newest."""
@@ -123,15 +126,18 @@ class Drafter:
         for _ in range(_CANDIDATES):
             if not candidate:
                 return
-            agreeing = _AGREEING
-            furthest = min(candidate, _COMPARED)
+            agreeing, furthest = 0, min(candidate, _COMPARED)
             while (
                 agreeing < furthest
                 and tokens[candidate - agreeing - 1] == tokens[end - agreeing - 1]
             ):
                 agreeing += 1
-            if agreeing > self._agreeing:
+            if agreeing > max(self._agreeing, _AGREEING - 1):
                 self._match, self._agreeing = candidate, agreeing
                 if agreeing == _COMPARED:
                     return
             candidate = self._before[candidate - 1]
+
+
+def _no_places() -> array[int]:
+    return array('i', bytes(4 * _CHAINS))
