@@ -70,6 +70,15 @@ def test_nothing_is_drafted_without_grounds(drafter: Drafter) -> None:
     assert drafter.draft(MAX_DRAFT) == []
 
 
+def test_a_hash_in_common_is_no_grounds(drafter: Drafter) -> None:
+    """Only what did come before counts, not what is kept at the same place."""
+    assert hash((BREAK, 3, 4)) == hash((-2, 3, 4))
+    drafter.begin([], [3, 4])
+    drafter.append(60)
+    drafter.begin([], [-2, 3, 4])
+    assert drafter.draft(MAX_DRAFT) == []
+
+
 def test_drafts_that_cost_more_than_they_give_stop(drafter: Drafter) -> None:
     """Where drafts are always wrong, they take no more than 3 % of the time of plain decoding."""
     plain = wasted = 0.0
