@@ -40,7 +40,7 @@ class Vocabulary:
             ) from None
         """The Jinja chat template in the GGUF's metadata, if any."""
         self._pieces: dict[int, bytes] = {}
-        self._is_special: dict[int, bool] = {}
+        self._kinds = bytearray(self.n_tokens)  # 1: plain, 2: special, 0: not yet asked for
         self._special_ids: dict[str, int | None] = {}  # of a format's few
         self._buffer = ctypes.create_string_buffer(1024)
 
@@ -111,11 +111,11 @@ class Vocabulary:
 
     def is_special(self, token: int) -> bool:
         """Tell whether a token is one that plain text never becomes."""
-        found = self._is_special.get(token)
-        if found is None:
+        kind = self._kinds[token]
+        if not kind:
             attributes = llama_cpp.llama_vocab_get_attr(self.handle, token)
-            found = self._is_special[token] = bool(attributes & _NOT_PLAIN)
-        return found
+            kind = self._kinds[token] = 2 if attributes & _NOT_PLAIN else 1
+        return kind == 2
 
     def is_end(self, token: int) -> bool:
         """Tell whether a token ends generation."""
