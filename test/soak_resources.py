@@ -23,7 +23,7 @@ __all__ = [
 
 FLAT = 0.01  # share by which memory may grow after the warm-up
 STILL_WARMING = 0.1  # and in a short run: the heap takes minutes to find its size
-LONG = 200  # samples without the warm-up: no short run
+LONG = 360.0  # seconds without the warm-up: no short run
 WARM_UP = 1 / 3  # of the samples
 LEAST = 50  # samples that say something
 BINS = 12
@@ -72,31 +72,33 @@ def growths(samples: Sequence[Sample], judges_encoder: bool = True) -> list[Grow
 
     What is held for a moment only is no leak: of each twelfth of the samples the least counts. The
     growth is the slope of a line through these twelve, the median of all slopes between any two of
-    them (Theil and Sen), times what they span. Memory may grow by 1 %, in a short run by 10 %, and
-    descriptors and threads by less than one. An encoder's process is judged by itself, over its
-    longest life.
+    them (Theil and Sen), times what they span. Memory may grow by 1 %, in a run of less than nine
+    minutes by 10 %, and descriptors and threads by less than one. An encoder's process is judged
+    by itself, over its longest life.
     """
     found = []
     warm = samples[round(len(samples) * WARM_UP) :]
     if len(warm) >= LEAST:
-        for what, is_memory in (('node_mb', True), ('descriptors', False), ('threads', False)):
-            found.append(_growth(what, [getattr(s, what) for s in warm], is_memory))
+        found += [_growth(what, warm) for what in ('node_mb', 'descriptors', 'threads')]
     lives = [list(life) for _, life in itertools.groupby(samples, lambda s: s.encoder)]
     life = max((life for life in lives if life[0].encoder), key=len, default=[])
     warm = life[round(len(life) * WARM_UP) :]
     if judges_encoder and len(warm) >= LEAST:
-        found.append(_growth('encoder_mb', [s.encoder_mb for s in warm], is_memory=True))
+        found.append(_growth('encoder_mb', warm))
     return found
 
 
-def _growth(what: str, values: Sequence[float], is_memory: bool) -> Growth:
+def _growth(what: str, samples: Sequence[Sample]) -> Growth:
+    values = [getattr(sample, what) for sample in samples]
     n = min(BINS, len(values))
     bins = [min(values[len(values) * i // n : len(values) * (i + 1) // n]) for i in range(n)]
     slopes = [(bins[j] - bins[i]) / (j - i) for i, j in itertools.combinations(range(n), 2)]
     typical = statistics.median(bins)
     grown = statistics.median(slopes) * (n - 1)
-    share = FLAT if len(values) >= LONG else STILL_WARMING
-    return Growth(what, typical, grown, typical * share if is_memory else 0.99)
+    if not what.endswith('_mb'):
+        return Growth(what, typical, grown, 0.99)
+    is_long = samples[-1].seconds - samples[0].seconds >= LONG
+    return Growth(what, typical, grown, typical * (FLAT if is_long else STILL_WARMING))
 
 
 def encoder_of(pid: int) -> int:
