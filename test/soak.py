@@ -226,6 +226,7 @@ class Soak:
                     if growth.is_leak:
                         self._wrong(
                             f'{growth.what} grew by {growth.grown:.2f} from {growth.typical:.2f}'
+                            f' ({growth.surely:.2f} at least)'
                         )
                 self._end(robot, user)
             finally:

@@ -105,3 +105,15 @@ def test_a_short_run() -> None:
     for grown_mb, leaks in ((12, []), (40, ['node_mb', 'encoder_mb'])):
         short = [replace(sample, seconds=sample.seconds / 15) for sample in samples(grown_mb)]
         assert [growth.what for growth in growths(short) if growth.is_leak] == leaks
+
+
+def test_a_heap_that_comes_and_goes() -> None:
+    """What a long run's memory does by chance is no leak; what it does beside that is one."""
+    chance, quiet = random.Random(3), samples(0)
+    levels = [chance.uniform(-6, 6) for _ in range(12)]
+    for grown_mb, leaks in ((0, []), (40, ['node_mb'])):
+        moved = [
+            replace(sample, node_mb=200 + levels[i // 50] + grown_mb * i / 600)
+            for i, sample in enumerate(quiet)
+        ]
+        assert [growth.what for growth in growths(moved) if growth.is_leak] == leaks
