@@ -43,6 +43,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 MEMORY_IS_SHORT = 'memory is short: end other programs, or take a smaller n_ctx or model'
+_SHORT_OF_IT = "can't start new thread", 'Insufficient memory'  # Python's words, and OpenCV's
 
 
 class VlmError(Exception):
@@ -149,7 +150,7 @@ def one_line(error: Exception) -> str:
     """Return the line for the user; an error that nobody foresaw is logged with its traceback."""
     if isinstance(error, VlmError):
         return str(error)
-    if isinstance(error, MemoryError) or "can't start new thread" in str(error):
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _SHORT_OF_IT):
         return MEMORY_IS_SHORT
     log.error('unexpected error, please report it', exc_info=error)
     return printable(f'internal error: {type(error).__name__}: {" ".join(str(error).split())}')

@@ -21,6 +21,7 @@ from hobot_llamacpp_py.vision.pixels import RawImage
 
 __all__ = [
     'Frame',
+    'Unreadable',
     'bgr_to_compressed',
     'bgr_to_image',
     'compressed_to_bgr',
@@ -29,6 +30,13 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """Stands for an image that came, but could not be read: what is wrong, in words."""
+
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,8 @@ class Frame:
         Raises:
             ImageError: the message is damaged or of an unknown encoding.
         """
+        if isinstance(self.message, Unreadable):
+            raise ImageError(self.message.reason)
         if isinstance(self.message, CompressedImage):
             return compressed_to_bgr(self.message)
         if isinstance(self.message, Image):

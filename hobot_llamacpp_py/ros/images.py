@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from hobot_llamacpp_py.errors import ParameterError
 from hobot_llamacpp_py.ros.dormant import Dormant
 from hobot_llamacpp_py.ros.events import SubscriptionEventCallbacks, UnsupportedEventTypeError
-from hobot_llamacpp_py.ros.frame import Frame
+from hobot_llamacpp_py.ros.frame import Frame, Unreadable
 from hobot_llamacpp_py.ros.timeline import steady_clock
 from hobot_llamacpp_py.vision.tensors import text_of
 
@@ -26,8 +25,6 @@ __all__ = [
     'shared_memory_sources',
     'steady_time',
 ]
-
-log = logging.getLogger(__name__)
 
 FOLLOW_PERIOD = 0.5  # seconds between two looks at the graph
 SHARED_MEMORY_TOPIC = '/hbmem_img'
@@ -164,8 +161,12 @@ class ImageSubscription:
                     taken = handle.take_message(message_type, False)
             except InvalidHandle:  # the node is being destroyed
                 return frame
-            except Exception as error:  # of rclpy's C library; what is wrong is taken, too
-                log.warning('an image on %s cannot be read: %s', self._current, text_of(error))
+            except Exception as error:  # of rclpy's C library; the image is taken all the same
+                self.taken += 1
+                reason = 'cannot be read: it is damaged, or memory is short'
+                reason = f'an image on {self._current} {reason} ({text_of(error)})'
+                # Whoever asks now would else be told what was before it.
+                frame = Frame(Unreadable(reason), time.monotonic())
                 continue
             if taken is None:
                 break

@@ -36,8 +36,10 @@ def decoded(data: bytes) -> npt.NDArray[np.uint8] | None:
     buffer = np.frombuffer(data, np.uint8)
     try:
         return cv2.imdecode(buffer, cv2.IMREAD_COLOR) if buffer.size else None  # type: ignore[return-value]
-    except cv2.error:  # a header that promises more pixels than are allowed
-        return None
+    except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise
+        return None  # a header that promises more pixels than are allowed
 
 
 def read_nv12(path: str | Path, width: int, height: int) -> npt.NDArray[np.uint8]:

@@ -19,7 +19,7 @@ from hobot_llamacpp_py.config import ChatConfig, DecoderConfig
 from hobot_llamacpp_py.engine import Answer, CancelToken, Engine
 from hobot_llamacpp_py.engine.inbox import Inbox
 from hobot_llamacpp_py.ros.camera_frames import CameraFrames
-from hobot_llamacpp_py.ros.frame import Frame
+from hobot_llamacpp_py.ros.frame import Frame, Unreadable
 from hobot_llamacpp_py.ros.frames import Frames
 from hobot_llamacpp_py.ros.parameters import Parameters, explained
 from hobot_llamacpp_py.ros.sight import Sight
@@ -40,7 +40,10 @@ class Camera:
         self._frames: Queue[Frame] = Queue()
 
     def show(self, bgr: np.ndarray) -> Frame:
-        frame = Frame(image_message(bgr, 'bgr8'), time.monotonic())
+        return self.put(image_message(bgr, 'bgr8'))
+
+    def put(self, message: Any) -> Frame:
+        frame = Frame(message, time.monotonic())
         self._frames.put(frame)
         return frame
 
@@ -197,6 +200,19 @@ def test_a_person_is_not_told_of_a_frame_that_is_being_encoded(start: Any) -> No
     while (newer := robot.next_answer()[1]) is frames[2]:
         pass
     assert newer is frames[3]
+
+
+def test_a_frame_that_cannot_be_read(start: Any) -> None:
+    """A question about it gets the reason, and no answer about the one before."""
+    robot = start()
+    scene, bgr = draw_scene(7)
+    robot.camera.show(bgr)
+    robot.inbox.put(DESCRIBE)
+    robot.encode_next()
+    assert robot.next_answer()[0] == answer(scene, DESCRIBE)
+    robot.camera.put(Unreadable('an image cannot be read'))
+    robot.inbox.put(DESCRIBE)
+    assert robot.next_answer()[0] == '[error] an image cannot be read'
 
 
 def test_threads_that_look_at_once() -> None:
