@@ -133,8 +133,10 @@ class Bench:
         ]
         times: dict[str, list[float]] = {'image': [], 'text': []}
         self.engine.reset()
-        for _ in range(self._rounds + 1):
-            for name, segment in (('text', text), ('image', image)):
+        pair: list[tuple[str, Segment]] = [('text', text), ('image', image)]
+        for _ in range(2 * self._rounds + 1):
+            pair.reverse()  # what comes second finds the processor as the first one left it
+            for name, segment in pair:
                 started = time.perf_counter()
                 self.decoder.prefill(segment, 0, logits=False)
                 times[name].append(time.perf_counter() - started)
