@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import socketserver
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
-from nano import MODELS
+from nano import MODELS, ROOT
 
 from hobot_llamacpp_py.vision.encoder_peer import INTERPRETER
 
 FOLDER = Path(__file__).resolve().parent / 'board'
 SUFFIXES = {'x5': '.bin', 's100': '.hbm'}
 BOARDS = tuple(SUFFIXES)
+Model = tuple[Sequence[str], dict[str, str]]  # what write_model takes: lines, tensors
 TOOLS = ('qemu-aarch64-static', 'aarch64-linux-gnu-gcc')
 
 
@@ -47,6 +50,56 @@ def run_on(board: str, *arguments: str) -> str:
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
     assert result.returncode == 0, result.stderr
     return result.stdout
+
+
+ENCODE_ALL = """
+import json, sys
+import numpy as np
+sys.path.insert(0, sys.argv[1])
+from hobot_llamacpp_py.config import EncoderConfig
+from hobot_llamacpp_py.errors import VlmError
+from hobot_llamacpp_py.families import INTERNVL
+from hobot_llamacpp_py.vision.backends import BACKENDS, backend_of
+pixels, paths = np.load(sys.argv[2]), sys.argv[3:]
+for path in paths:
+    name = backend_of(path)
+    try:
+        encoder = BACKENDS[name].open(path, INTERNVL, EncoderConfig(name))
+        found = encoder.encode(pixels).tolist()
+        encoder.close()
+    except VlmError as error:
+        found = type(error).__name__ + ': ' + str(error)
+    print('FOUND ' + json.dumps(found))
+"""
+
+
+def encode_all(
+    board: str, folder: Path, models: Sequence[Model], pixels: np.ndarray
+) -> list[np.ndarray | str]:
+    """Encode a picture with each of some models, in one process: its start takes two seconds.
+
+    Returns:
+        the embeddings of each, or the type and the text of the error.
+    """
+    np.save(folder / 'pixels.npy', pixels)
+    paths = []
+    for i, (lines, tensors) in enumerate(models):
+        paths.append(str(write_model(folder / f'{i}{SUFFIXES[board]}', *lines, **tensors)))
+    arguments = [str(ROOT), str(folder / 'pixels.npy'), *paths]
+    printed = run_on(board, '-c', ENCODE_ALL, *arguments)
+    found = [line[6:] for line in printed.splitlines() if line.startswith('FOUND ')]
+    results = [json.loads(line) for line in found]
+    assert len(results) == len(models), printed
+    return [
+        result if isinstance(result, str) else np.array(result, np.float32) for result in results
+    ]
+
+
+def assert_refused(found: Sequence[np.ndarray | str], words: Sequence[str]) -> None:
+    """Assert that each model of `encode_all` was refused, with its path and these words."""
+    for i, (error, wanted) in enumerate(zip(found, words, strict=True)):
+        assert isinstance(error, str), f'was not refused: {wanted}'
+        assert re.match(rf'ModelFileError: .*/{i}\.(bin|hbm)\b.*{wanted}', error), (error, wanted)
 
 
 def write_model(

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from emulated import expected, run_on, use_board, write_model
+from emulated import (
+    Model,
+    assert_refused,
+    encode_all,
+    expected,
+    run_on,
+    use_board,
+    write_model,
+)
 from nano import ROOT
 
 from hobot_llamacpp_py.config import EncoderConfig
@@ -48,56 +56,50 @@ def scaled(scale: list[float], zero: list[int], axis: int) -> np.ndarray:
     return np.rint(integers)
 
 
-@pytest.mark.parametrize(
-    ('inputs', 'values'),
-    [
-        ('i f32 valid=1,3,8,8 stride=1024,320,40,4', VALUES),
-        ('i f16 valid=1,3,8,8', VALUES.astype(np.float16)),
-        ('i f16 valid=1,3,8,8 stride=512,160,20,2', VALUES.astype(np.float16)),
-        ('i s16 valid=1,3,8,8 scale=0.001', scaled([0.001], [0], 0)),
-        ('i s16 valid=1,3,8,8 stride=512,160,20,2 scale=0.001 zero=7', scaled([0.001], [7], 0)),
-        (
-            'i s8 valid=1,3,8,8 scale=0.03,0.04,0.05 zero=1,2,3 axis=1',
-            scaled([0.03, 0.04, 0.05], [1, 2, 3], 1),
-        ),
-        ('i u8 valid=1,8,8,3', PIXELS[:, :, ::-1]),
-        ('i u8 valid=1,3,8,8', PIXELS[:, :, ::-1].transpose(2, 0, 1)),
-    ],
-)
-def test_inputs(tmp_path: Path, inputs: str, values: np.ndarray) -> None:
+def test_inputs(tmp_path: Path) -> None:
     """Each kind of input gets its numbers, padded or not: floats, scaled integers, pixels."""
-    found = encoded(write_model(tmp_path / 'v.hbm', inputs=inputs))
-    np.testing.assert_allclose(found, expected(values, (4, 6)), atol=0.01)
+    values = {
+        'i f32 valid=1,3,8,8 stride=1024,320,40,4': VALUES,
+        'i f16 valid=1,3,8,8': VALUES.astype(np.float16),
+        'i f16 valid=1,3,8,8 stride=512,160,20,2': VALUES.astype(np.float16),
+        'i s16 valid=1,3,8,8 scale=0.001': scaled([0.001], [0], 0),
+        'i s16 valid=1,3,8,8 stride=512,160,20,2 scale=0.001 zero=7': scaled([0.001], [7], 0),
+        'i s8 valid=1,3,8,8 scale=0.03,0.04,0.05 zero=1,2,3 axis=1': scaled(
+            [0.03, 0.04, 0.05], [1, 2, 3], 1
+        ),
+        'i u8 valid=1,8,8,3': PIXELS[:, :, ::-1],
+        'i u8 valid=1,3,8,8': PIXELS[:, :, ::-1].transpose(2, 0, 1),
+    }
+    models = [([], {'inputs': inputs}) for inputs in values]
+    found = encode_all('s100', tmp_path, models, PIXELS)
+    for inputs, embeddings in zip(values, found, strict=True):
+        right = expected(values[inputs], (4, 6))
+        np.testing.assert_allclose(embeddings, right, atol=0.01, err_msg=inputs)
 
 
-@pytest.mark.parametrize(
-    ('output', 'step', 'zero'),
-    [
-        ('o f32 valid=1,4,6 stride=256,64,4', None, 0),
-        ('o f32 valid=4,6', None, 0),
-        ('o f32 valid=1,1,4,6', None, 0),
-        ('o s16 valid=1,4,6 scale=0.5 zero=3', 0.5, 3),
-        ('o s32 valid=1,4,6 scale=0.5 zero=-3', 0.5, -3),
-        ('o s8 valid=1,4,6 stride=64,16,1 scale=0.5 zero=3', 0.5, 3),
-        ('o s16 valid=1,4,6 stride=128,32,2 scale=0.5,2,4,1 axis=1', [0.5, 2, 4, 1], 0),
-    ],
-)
-def test_outputs(tmp_path: Path, output: str, step: float | list[float] | None, zero: int) -> None:
+def test_outputs(tmp_path: Path) -> None:
     """Padding is left out, and integers become numbers by their scale and zero point."""
-    found = encoded(write_model(tmp_path / 'v.hbm', output=output))
-    values = expected(VALUES, (4, 6))
-    if step is not None:
-        integers = np.trunc(values)
-        if ' s8 ' in output:  # the simulated BPU keeps the low byte
-            integers = integers.astype(np.int64).astype(np.int8).astype(np.float64)
-        values = (integers - zero) * np.reshape(step, (-1, 1))
-    np.testing.assert_allclose(found, values, atol=0.01)
-
-
-def test_f16_output(tmp_path: Path) -> None:
-    """Half floats become floats."""
-    found = encoded(write_model(tmp_path / 'v.hbm', output='o f16 valid=1,4,6 stride=64,16,2'))
-    np.testing.assert_allclose(found, expected(VALUES, (4, 6)), rtol=1e-3, atol=0.1)
+    steps = {
+        'o f32 valid=1,4,6 stride=256,64,4': (None, 0),
+        'o f32 valid=4,6': (None, 0),
+        'o f32 valid=1,1,4,6': (None, 0),
+        'o f16 valid=1,4,6 stride=64,16,2': (None, 0),
+        'o s16 valid=1,4,6 scale=0.5 zero=3': (0.5, 3),
+        'o s32 valid=1,4,6 scale=0.5 zero=-3': (0.5, -3),
+        'o s8 valid=1,4,6 stride=64,16,1 scale=0.5 zero=3': (0.5, 3),
+        'o s16 valid=1,4,6 stride=128,32,2 scale=0.5,2,4,1 axis=1': ([0.5, 2, 4, 1], 0),
+    }
+    models = [([], {'output': output}) for output in steps]
+    found = encode_all('s100', tmp_path, models, PIXELS)
+    for (output, (step, zero)), embeddings in zip(steps.items(), found, strict=True):
+        values = expected(VALUES, (4, 6))
+        if step is not None:
+            integers = np.trunc(values)
+            if ' s8 ' in output:  # the simulated BPU keeps the low byte
+                integers = integers.astype(np.int64).astype(np.int8).astype(np.float64)
+            values = (integers - zero) * np.reshape(step, (-1, 1))
+        tolerance = dict(rtol=1e-3, atol=0.1) if ' f16 ' in output else dict(atol=0.01)
+        np.testing.assert_allclose(embeddings, values, err_msg=output, **tolerance)
 
 
 @pytest.mark.parametrize(
@@ -120,9 +122,9 @@ def test_core_and_priority(
 # -- what cannot be used -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ('changes', 'lines', 'words'),
-    [
+def test_refused(tmp_path: Path) -> None:
+    """A model that is no vision encoder is told with its path and what was expected."""
+    cases: list[tuple[dict[str, str], list[str], str]] = [
         (dict(inputs='a f32 valid=1,4,8,8'), [], r'expected \[1, 3, H, W\]'),
         (dict(inputs='a s16 valid=1,3,8,8'), [], 'has type S16; expected F32'),
         (dict(inputs='a f64 valid=1,3,8,8'), [], 'has type F64; expected F32'),
@@ -132,14 +134,9 @@ def test_core_and_priority(
         (dict(output='a f32 valid=2,4,6'), [], r'expected \[1, n_tokens, n_embd\]'),
         (dict(), ['input more f32 valid=1,3,8,8'], 'expected one input, found images, more'),
         (dict(), ['output more f32 valid=1,4,6'], 'expected one output, found tokens, more'),
-    ],
-)
-def test_refused(tmp_path: Path, changes: dict, lines: list[str], words: str) -> None:
-    """A model that is no vision encoder is told with its path and what was expected."""
-    path = write_model(tmp_path / 'v.hbm', *lines, **changes)
-    with pytest.raises(ModelFileError, match=words) as caught:
-        open_encoder(path, INTERNVL)
-    assert str(path) in str(caught.value)
+    ]
+    models = [(lines, changes) for changes, lines, _ in cases]
+    assert_refused(encode_all('s100', tmp_path, models, PIXELS), [words for *_, words in cases])
 
 
 @pytest.mark.parametrize('name', ['v.model', 'v.HBM', 'v'])
@@ -172,21 +169,17 @@ def test_core_that_is_not_there(tmp_path: Path) -> None:
     assert 'valid range: [0, 3]' in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    'call',
-    [
+def test_failing_load(tmp_path: Path) -> None:
+    """Whatever call fails while a model is loaded, the error names the file and the reason."""
+    calls = [
         *('InitializeFromFiles', 'GetModelNameList', 'GetModelHandle', 'GetInputCount'),
         *('GetOutputCount', 'GetInputName', 'GetOutputName', 'GetInputTensorProperties'),
         *('GetOutputTensorProperties', 'GetInputDesc', 'GetOutputDesc', 'GetModelDesc'),
         'GetHBMDesc',
-    ],
-)
-def test_failing_load(tmp_path: Path, call: str) -> None:
-    """Whatever call fails while a model is loaded, the error names the file and the reason."""
-    path = write_model(tmp_path / 'v.hbm', f'fail {call} -77')
-    with pytest.raises(ModelFileError, match=r'cannot load it: .*code: -77.*ION') as caught:
-        open_encoder(path, INTERNVL)
-    assert str(path) in str(caught.value)
+    ]
+    models: list[Model] = [([f'fail {call} -77'], {}) for call in calls]
+    words = 'cannot load it: .*code: -77.*ION'
+    assert_refused(encode_all('s100', tmp_path, models, PIXELS), [words] * len(calls))
 
 
 # -- what goes wrong while it runs ---------------------------------------------------------------

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from emulated import expected, use_board, write_model
+from emulated import assert_refused, encode_all, expected, use_board, write_model
 from wheels import download_wheel
 
 from hobot_llamacpp_py.config import EncoderConfig
@@ -35,37 +35,35 @@ def assert_gives(path: Path, values: np.ndarray, pixels: np.ndarray = PIXELS) ->
     encoder.close()
 
 
-@pytest.mark.parametrize(
-    ('inputs', 'values'),
-    [
-        ('u8 nhwc valid=1,8,8,3', RGB),
-        ('u8 nchw valid=1,3,8,8', RGB.transpose(2, 0, 1)),
-        ('bgr nhwc valid=1,8,8,3', PIXELS),
-        ('nv12 nchw valid=1,3,8,8', nv12(PIXELS, input_spec([1, 3, 8, 8], INTERNVL, ''))),
-        ('nv12 nhwc valid=1,8,8,3', nv12(PIXELS, input_spec([1, 3, 8, 8], INTERNVL, ''))),
-    ],
-)
-def test_pixel_input(tmp_path: Path, inputs: str, values: np.ndarray) -> None:
+def test_pixel_input(tmp_path: Path) -> None:
     """A model that normalises by itself gets pixels in its order, or NV12."""
-    assert_gives(write_model(tmp_path / 'v.bin', inputs=f'images {inputs}'), values)
+    values = {
+        'u8 nhwc valid=1,8,8,3': RGB,
+        'u8 nchw valid=1,3,8,8': RGB.transpose(2, 0, 1),
+        'bgr nhwc valid=1,8,8,3': PIXELS,
+        'nv12 nchw valid=1,3,8,8': nv12(PIXELS, input_spec([1, 3, 8, 8], INTERNVL, '')),
+        'nv12 nhwc valid=1,8,8,3': nv12(PIXELS, input_spec([1, 3, 8, 8], INTERNVL, '')),
+    }
+    models = [([], {'inputs': f'images {inputs}'}) for inputs in values]
+    found = encode_all('x5', tmp_path, models, PIXELS)
+    for inputs, embeddings in zip(values, found, strict=True):
+        right = expected(values[inputs], (4, 6))
+        np.testing.assert_allclose(embeddings, right, atol=0.01, err_msg=inputs)
 
 
-@pytest.mark.parametrize(
-    ('output', 'step'),
-    [
-        ('s16 nchw valid=1,4,6,1 scale=0.5', 0.5),
-        ('s32 nhwc valid=1,4,6,1 scale=0.5,0.5,0.25,0.25', (0.5, 0.5, 0.25, 0.25)),
-        ('f32 nhwc valid=1,1,4,6', None),
-    ],
-)
-def test_output_types(tmp_path: Path, output: str, step: float | tuple | None) -> None:
+def test_output_types(tmp_path: Path) -> None:
     """Scaled integers become numbers; axes of length one may stand anywhere."""
-    encoder = open_encoder(write_model(tmp_path / 'v.bin', output=f'tokens {output}'), INTERNVL)
+    steps = {
+        's16 nchw valid=1,4,6,1 scale=0.5': 0.5,
+        's32 nhwc valid=1,4,6,1 scale=0.5,0.5,0.25,0.25': (0.5, 0.5, 0.25, 0.25),
+        'f32 nhwc valid=1,1,4,6': None,
+    }
+    models = [([], {'output': f'tokens {output}'}) for output in steps]
+    found = encode_all('x5', tmp_path, models, PIXELS)
     values = expected(normalise(PIXELS, input_spec([1, 3, 8, 8], INTERNVL, '')), (4, 6))
-    if step is not None:
-        values = np.trunc(values) * np.reshape(step, (-1, 1))
-    np.testing.assert_allclose(encoder.encode(PIXELS), values, atol=0.01)
-    encoder.close()
+    for (output, step), embeddings in zip(steps.items(), found, strict=True):
+        right = values if step is None else np.trunc(values) * np.reshape(step, (-1, 1))
+        np.testing.assert_allclose(embeddings, right, atol=0.01, err_msg=output)
 
 
 def test_core_and_priority(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch) -> None:
@@ -109,39 +107,26 @@ def test_older_convention(
     assert 'encoder process: an older build' in caplog.messages
 
 
-@pytest.mark.parametrize(
-    ('changes', 'lines', 'words'),
-    [
+def test_refused(tmp_path: Path) -> None:
+    """What cannot give right numbers is told with its path, what was expected, and the cause."""
+    cases: list[tuple[dict[str, str], list[str], str]] = [
         (dict(output='t f32 nchw valid=1,4,6,1 aligned=1,4,8,1'), [], 'padded to 1 x 4 x 8 x 1'),
         (dict(output='t f32 nchw valid=1,4,6'), [], 'float32 1 x 4 x 6, .*expected four axes'),
-        (
-            dict(output='t f16 nchw valid=1,4,6,1'),
-            [],
-            'output is float16 1 x 4 x 6 x 1, which the',
-        ),
+        (dict(output='t f16 nchw valid=1,4,6,1'), [], 'output is float16 1 x 4 x 6 x 1, which'),
         (dict(output='t s16 nchw valid=1,4,6,1'), [], 'with 0 scales; expected one'),
         (dict(output='t f32 nchw valid=2,4,6,1'), [], r'expected \[1, n_tokens, n_embd\]'),
         (dict(inputs='i f16 nchw valid=1,3,8,8'), [], 'expected one input, .*; found float16'),
         (dict(inputs='i nv12_separate nchw valid=1,3,8,8'), [], 'found NV12_SEPARATE'),
-        (
-            dict(inputs='i rgb nhwc valid=1,8,8,3'),
-            [],
-            'RGB input does not arrive on the BPU as it',
-        ),
+        (dict(inputs='i rgb nhwc valid=1,8,8,3'), [], 'RGB input does not arrive on the BPU as'),
         (dict(inputs='i f32 nchw valid=1,4,8,8'), [], r'expected \[1, 3, H, W\]'),
         (dict(inputs='i nv12 nchw valid=1,3,8,7'), [], 'width and height must be even'),
         (dict(), ['input more f32 nchw valid=1,3,8,8'], 'found float32, float32'),
         (dict(), ['output more f32 nchw valid=1,4,6,1'], 'expected one output, .*tokens, more'),
         (dict(), ['fail alloc_in'], 'prepare_model_tensor failed.* too little ION memory'),
         (dict(), ['nonsense'], 'hbDNNInitializeFromFiles failed; .*a model for another board'),
-    ],
-)
-def test_refused(tmp_path: Path, changes: dict, lines: list[str], words: str) -> None:
-    """What cannot give right numbers is told with its path, what was expected, and the cause."""
-    path = write_model(tmp_path / 'v.bin', *lines, **changes)
-    with pytest.raises(ModelFileError, match=words) as caught:
-        open_encoder(path, INTERNVL)
-    assert str(path) in str(caught.value)
+    ]
+    models = [(lines, changes) for changes, lines, _ in cases]
+    assert_refused(encode_all('x5', tmp_path, models, PIXELS), [words for *_, words in cases])
 
 
 def test_numpy_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
