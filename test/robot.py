@@ -74,6 +74,7 @@ class Robot:
         self.speech: list[str] = []
         self.targets: list[Any] = []
         self._status: dict[str, str] = {}
+        self.message = ''
         self._nodes = int(beside is not None)  # that were there, this one's last life included
         self._installed, self._folder = installed, folder
         self._parameters = {'llm_threads': 1, 'temperature': 0.0, **parameters}
@@ -164,6 +165,7 @@ class Robot:
         for status in message.status:
             if status.name == self.names['/llamacpp_node']:
                 self._status = {pair.key: pair.value for pair in status.values}
+                self.message = status.message
 
     def wait_for(self, done: Callable[[], Any], what: str = 'it') -> None:
         """Serve the client's callbacks until `done()` is true."""

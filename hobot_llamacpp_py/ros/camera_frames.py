@@ -87,9 +87,8 @@ class CameraFrames:
         return self._prepared
 
     def seen(self) -> Sight | None:
-        parameters = self._parameters()
-        encoded = self._frames.take_encoded(parameters.max_image_age)
-        if encoded and parameters.prepares_ahead:
+        encoded = self._frames.take_encoded(0)  # whoever asks for it looks at its age
+        if encoded and self._parameters().prepares_ahead:
             self._prepared = encoded
         return encoded
 

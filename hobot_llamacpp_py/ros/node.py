@@ -225,7 +225,7 @@ class LlamacppNode(Node):
         engine, worker, reporter = self._worker.engine, self._worker, self._reporter
         self._diagnostics.publish(
             state=worker.state,
-            error=reporter.last_error,
+            error=reporter.last_error or (self._watch.trouble if self._watch else ''),
             values={
                 'state': worker.state,
                 **self._settings.files,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -32,16 +33,22 @@ class Sight:
     preprocess: Interval
     infer: Interval | None = None
     """When the encoder ran, if that was before the question."""
+    age: float = 0.0
+    """Seconds that its frame had been there when it was read."""
 
     def is_fresh(self, max_age: float) -> bool:
         """Tell whether its frame was received at most `max_age` seconds ago; 0: any age."""
         return self.frame is None or self.frame.is_fresh(max_age)
 
+    def was_fresh(self, max_age: float) -> bool:
+        """Tell that of when it was read: how long the encoder took makes nothing old news."""
+        return not 0 < max_age < self.age
+
 
 def see(frame: Frame | None, read: Callable[[], Bgr], fit: Callable[[Bgr], Picture]) -> Sight:
     """Read a picture, fit it to the encoder, and note when that was."""
-    watch = Stopwatch()
-    return Sight(fit(read()), frame, read, watch.read())
+    watch, age = Stopwatch(), time.monotonic() - frame.received if frame else 0.0
+    return Sight(fit(read()), frame, read, watch.read(), age=age)
 
 
 def header_of(sight: Sight | None) -> Header:

@@ -67,7 +67,7 @@ class Watch:
         self._results.set_rules(self._watcher.rules)
         self._source: CameraFrames | None = None
         self._is_enabled = True
-        self._last_error = ''
+        self._last_error = self._file_error = ''
         self._begun = time.monotonic()
         self.state = WATCHING
         """What the watch does; `no images` until there are some again."""
@@ -77,6 +77,7 @@ class Watch:
         """Frames that were asked about."""
         self.looked = 0
         """Those, and frames that there was nothing to ask about."""
+        self._newest_looked = -math.inf  # when the newest of these was received
         self._published_before = 0
         node.create_service(SetBool, '~/watch/enable', self._on_enable)
 
@@ -90,6 +91,7 @@ class Watch:
         assert isinstance(source, CameraFrames)  # others are refused with the parameters
         self._source = source
         self._published_before = source.published
+        self._begin()
         source.watch(self.wanted_from)
 
     def set_file(self, path: Path | None) -> None:
@@ -104,10 +106,9 @@ class Watch:
         with self._lock:
             self._results.set_rules(rules)
             self._watcher.rules = rules
-            self._path, self._modified = path, modified
+            self._path, self._modified, self._file_error = path, modified, ''
         if was_on != self.is_on:
-            self._begun = time.monotonic()
-            self._enter(WATCHING if self.is_on else OFF)
+            self._begin()
 
     def check(self) -> None:
         """See whether the rules' file has changed, and whether images still come."""
@@ -128,7 +129,8 @@ class Watch:
             self._notify()
             log.info('%s has changed: %s rules', path, len(self._watcher.rules))
         except Exception as error:
-            log.error('%s; the rules stay as they were', explained(error))
+            self._file_error = explained(error)
+            log.error('%s; the rules stay as they were', self._file_error)
 
     def wanted_from(self) -> float:
         """Return when to encode the next frame, on the steady clock; infinity: not at all."""
@@ -150,15 +152,14 @@ class Watch:
     ) -> bool:
         """Ask what is due about a frame; False if that was interrupted and is to go on."""
         begun = time.monotonic()
-        is_fresh = sight.is_fresh(self._timeout)
-        if self.state == NO_IMAGES and is_fresh:
+        if self.state == NO_IMAGES and sight.is_fresh(self._timeout):
             self._enter(WATCHING)
-        if self.state != WATCHING:
+        if self.state != WATCHING or not sight.was_fresh(self._timeout):
             return True
         frame = sight.frame.received if sight.frame else None
         if not self._watcher.has_work(sight.picture, frame):
-            self.looked += 1
-            self._pace.idle(begun, self._encoding(sight))
+            self._note_look(sight)
+            self._pace.idle(begun, self._seeing(sight))
             return True
         self._pace.begin(begun)
         n_found, error = 0, ''
@@ -172,13 +173,19 @@ class Watch:
             return False
         except Exception as failure:
             error = explained(failure)
-        self._pace.end(time.monotonic() - begun, self._encoding(sight))
-        self.looked += 1
+        self._pace.end(time.monotonic() - begun, self._seeing(sight))
+        self._note_look(sight)
         self.judged += n_found > 0
         if error and error != self._last_error:
-            log.error('a standing question cannot be asked: %s', error)
+            log.error('%s: a standing question cannot be asked: %s', self._path, error)
         self._last_error = error
         return True
+
+    def _note_look(self, sight: Sight) -> None:
+        """Count a frame, unless it was before: a question may be about one that was seen."""
+        if sight.frame and sight.frame.received > self._newest_looked:
+            self._newest_looked = sight.frame.received
+            self.looked += 1
 
     def _tell(self, evaluation: Evaluation, sight: Sight) -> bool:
         """Publish an answer; False if nobody wants the others any more."""
@@ -191,33 +198,37 @@ class Watch:
         return True
 
     def _check_images(self, received: float | None) -> None:
-        """See whether images still come; if not, what was seen is no state any more.
+        """See whether images still come; if not, what was seen is no state any more."""
+        state = self._state_by(received)
+        if state != self.state:
+            self._enter(state)
+
+    def _begin(self) -> None:
+        """Begin anew; an image of long ago is none."""
+        self._begun = time.monotonic()
+        self._enter(self._state_by(self._source.received() if self._source else None))
+
+    def _state_by(self, received: float | None) -> str:
+        """Return what there is to do.
 
         Args:
-            received: when the newest one was, on the steady clock; None: there was none yet.
+            received: when the newest image was, on the steady clock; None: there was none yet.
         """
         if not self.is_on:
-            return
-        age = time.monotonic() - max(self._begun, received or 0.0)
-        if age > self._timeout and self.state == WATCHING:
-            log.warning(
-                'no image for %.1f s: nothing is watched (a camera that is slower needs a larger'
-                ' image_timeout)',
-                age,
-            )
-            self._enter(NO_IMAGES)
-        elif age <= self._timeout and self.state == NO_IMAGES:
-            self._enter(WATCHING)
+            return OFF
+        since = self._begun if received is None else received
+        return NO_IMAGES if time.monotonic() - since > self._timeout else WATCHING
 
     @property
     def _timeout(self) -> float:
         """Seconds without an image, after which there are none."""
         return max(self._parameters().image_timeout, 1.0)
 
-    def _encoding(self, sight: Sight) -> float:
-        """Return the seconds that the encoder had the processor for a frame."""
+    def _seeing(self, sight: Sight) -> float:
+        """Return the seconds of processor that a frame took before it could be judged."""
         on_cpu = Path(self._parameters().model_file_name).suffix.lower() in CPU_ENCODERS
-        return sight.infer.duration / 1e9 if on_cpu and sight.infer else 0.0
+        encoding = sight.infer.duration if on_cpu and sight.infer else 0
+        return (sight.preprocess.duration + encoding) / 1e9
 
     def found(self) -> Mapping[str, object]:
         """Return what is known of each rule, for JSON."""
@@ -234,11 +245,20 @@ class Watch:
         shown = {f'watch {n}': 'unknown' if v is None else v for n, v in self._values().items()}
         return {
             'watch': self._state_now,
-            'watch error': self._last_error,
+            'watch error': self._error,
             'watch frames judged': self.judged,
             'watch frames skipped': max(0, published - self._published_before - self.looked),
             **shown,
         }
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong, in words; empty where all is well."""
+        return self._error or ('no images to watch' if self._state_now == NO_IMAGES else '')
+
+    @property
+    def _error(self) -> str:
+        return self._file_error or self._last_error
 
     @property
     def _state_now(self) -> str:
@@ -251,7 +271,13 @@ class Watch:
     def _enter(self, state: str) -> None:
         """Tell that from now on something else is done, and what was known is old news."""
         with self._lock:
-            if self.state == NO_IMAGES and state == WATCHING:
+            if state == NO_IMAGES:
+                log.warning(
+                    'no image for %g s (image_timeout): nothing is watched; a camera that is'
+                    ' slower needs more',
+                    self._timeout,
+                )
+            elif self.state == NO_IMAGES and state == WATCHING:
                 log.info('images come again: watching')
             self.state = state
             self._watcher.forget()
@@ -262,9 +288,9 @@ class Watch:
     def enable(self, on: bool) -> None:
         """Switch it on or off; what was known until then is old news."""
         if on != self._is_enabled:
-            self._is_enabled, self._begun = on, time.monotonic()
+            self._is_enabled = on
             if self._path is not None:
-                self._enter(WATCHING if on else OFF)
+                self._begin()
             self._notify()
 
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:

@@ -237,9 +237,10 @@ class Worker(threading.Thread):
         if watch is None:
             self._unwatched.clear()
         sight = self._unwatched.popleft() if may_look and self._unwatched else self._source.seen()
-        if sight is None or not sight.is_fresh(self._settings.current.max_image_age):
+        if sight is None:
             return
-        if watch and may_look:
+        max_age = self._settings.current.max_image_age
+        if watch and may_look and sight.was_fresh(max_age):
             self.state = 'watching'
             with self._inbox.interruptible() as cancel:
                 assert self._chat is not None
@@ -247,7 +248,7 @@ class Worker(threading.Thread):
                 if not watch.look(self._chat.engine, sight, config, cancel):
                     self._unwatched.appendleft(sight)
                     return
-        if prepares:
+        if prepares and sight.is_fresh(max_age):
             self._prepare_for_question(lambda cancel: sight)
 
     def _take(self, prompt: str, *, newest: bool) -> None:

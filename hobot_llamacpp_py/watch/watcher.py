@@ -129,10 +129,11 @@ class Watcher:
                     changed = state.add(value, probability, frame)
                     seconds = time.perf_counter() - started
                     yield Evaluation(state.rule, value, probability, changed, False, seconds)
-        except PromptError:
+        except PromptError as error:
             for state in left:
                 state.asked, state.picture = self._clock(), picture.key
-            raise
+            names = ', '.join(repr(state.rule.name) for state in left)
+            raise PromptError(f'rule {names}: {error}', setting=error.setting) from None
 
     def _current(self) -> list[Held]:
         with self._lock:

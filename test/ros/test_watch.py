@@ -62,6 +62,7 @@ class Watcher:
         robot.wait_until_ready()
         robot.wait_for(lambda: robot.client.count_publishers('/llamacpp_node/watch'), 'watching')
         robot.call('reset')  # answered when the node knows the subscriptions
+        self.states.clear()  # who was quick enough is told of the start
         self._n = 0
 
     def _note(self, message: String) -> None:
@@ -252,6 +253,60 @@ def test_a_camera_that_stops(start: Start, rules: Path) -> None:
         robot.wait_for(lambda: watcher.states == ['no images', 'watching'], 'images again')
         watcher.see(other), watcher.see(bgr)
         robot.wait_for(lambda: late == [3], 'the state')
+
+
+def test_a_camera_that_stopped_before(start: Start, rules: Path) -> None:
+    """Whenever watching begins, the last frame of a camera that has stopped is old news.
+
+    Neither the switch, nor a file that is set, nor a question makes it news.
+    """
+    options = {**WATCHING, 'image_timeout': 1.5}
+    with start(watch_file=rules, **options) as robot:
+        watcher = Watcher(robot)
+        scene, bgr = draw_scene(5)
+        watcher.see(bgr)
+        assert enable(robot, False).message == 'off'
+        time.sleep(2)
+        n = len(watcher.evaluations)
+        late = watcher.listen('shapes', Int32)
+        assert enable(robot, True).message == 'no images'
+        assert robot.ask(COUNT) == answer(scene, COUNT)
+        assert robot.set_parameter('watch_file', '') == (True, '')
+        assert robot.set_parameter('watch_file', str(rules)) == (True, '')
+        assert robot.ask(COUNT) == answer(scene, COUNT)
+        robot.serve(2)
+        robot.wait_for(lambda: robot.status['watch'] == 'no images')
+        assert (len(watcher.evaluations), late) == (n, [])
+        assert watcher.states == ['off', 'no images', 'off', 'no images']
+        assert robot.log.count('no image for 1.5 s (image_timeout): nothing is watched') == 2
+        assert 'no images to watch' in robot.message
+
+
+def test_an_encoder_that_takes_long(start: Start, rules: Path) -> None:
+    """How old a frame may be is asked when it is read: the time of the encoder does not count."""
+    with start(watch_file=rules, max_image_age=0.004, **WATCHING) as robot:
+        watcher = Watcher(robot)
+        scene, bgr = draw_scene(5)
+        for level in range(200):
+            watcher.show(np.clip(bgr.astype(int) + level % 3, 0, 255).astype(np.uint8))
+            if watcher.values['shapes']:
+                break
+        robot.wait_for(lambda: watcher.values['shapes'] == [3], 'a state')
+
+
+def test_the_pace_of_a_still_scene(start: Start, rules: Path) -> None:
+    """Where there is nothing to ask, frames are looked at no more often than the period says."""
+    with start(watch_file=rules, watch_period=1.5, **WATCHING) as robot:
+        watcher, began = Watcher(robot), time.monotonic()
+        bgr, shown = draw_scene(6)[1], 0
+        while time.monotonic() < began + 6:
+            watcher.show(bgr)
+            shown += 1
+            robot.serve(0.05)
+        robot._status.clear()
+        skipped = int(robot.status['watch frames skipped'])
+        looks = (time.monotonic() - began) / 1.5 + 2
+        assert shown - looks <= skipped < shown
 
 
 def test_a_clock_that_is_set(

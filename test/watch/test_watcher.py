@@ -153,7 +153,7 @@ def test_a_rule_that_cannot_be_asked() -> None:
                 raise PromptError('too long')
 
     engine, watcher = Short(), Watcher([rule(hold=1), rule('b', hold=1), rule('c', hold=1)])
-    with pytest.raises(PromptError, match='too long'):
+    with pytest.raises(PromptError, match="^rule 'b': too long$"):
         watch(watcher, engine, 1)
     assert watcher.values() == {'a': True, 'b': None, 'c': True}
     assert not watcher.has_work(picture(1), object())
@@ -184,7 +184,7 @@ def test_pace() -> None:
     pace = Pace()
     assert pace.look_from(10, 0.5) < 0  # at once
     pace.begin(100.0)
-    pace.end(2.0, encoding=0.5)
+    pace.end(2.0, seeing=0.5)
     assert pace.look_from(0, 1.0) == 102
     assert pace.look_from(0, 0.25) == 108
     assert pace.look_from(30, 0.25) == 130
@@ -195,13 +195,14 @@ def test_pace() -> None:
     pace.interrupt(1.0)
     assert pace.look_from(30, 0.25) < 0
     pace.begin(210.0)
-    pace.end(3.0, encoding=0.5)
+    pace.end(3.0, seeing=0.5)
     assert pace.look_from(0, 0.25) == 216
     # Where nothing was asked the encoder's time counts, and takes no earlier wait away.
     pace.idle(201.0, 0.5)
     assert pace.look_from(0, 0.25) == 216
     pace.idle(230.0, 0.5)
     assert pace.look_from(0, 0.25) == 231.5
+    assert pace.look_from(10, 0.25) == 240
 
 
 def test_with_the_models(family: str) -> None:
