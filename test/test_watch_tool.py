@@ -43,7 +43,8 @@ def test_pictures(rules: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         scenes[f'{seed}.png'] = scene
     (folder / 'broken.png').write_bytes(b'no picture')
     table = tmp_path / 'found.csv'
-    watch.main([str(rules), str(folder), *MODEL, '--csv', str(table)])
+    command = [str(rules), str(folder), *MODEL, '--csv', str(table)]
+    watch.main([*command, '--frame-reuse-threshold', '0'])
     printed = capsys.readouterr()
     assert 'left out: ' in printed.err and 'broken.png' in printed.err
     lines = printed.out.splitlines()
@@ -97,5 +98,9 @@ def test_what_cannot_be_done(
     assert 'must end with' in fails(capsys, rules, picture, *MODEL, '--plot', 'a.txt')[1]
     status, line = fails(capsys, rules, picture, *MODEL, '--csv', tmp_path / 'no' / 'a.csv')
     assert (status, 'No such file or directory' in line) == (1, True)
+    line = fails(capsys, rules, picture, *MODEL, '--plot', tmp_path / 'no' / 'a.png')[1]
+    assert 'there is no folder' in line
+    assert 'neither a picture nor a video' in fails(capsys, rules, picture, rules, *MODEL)[1]
     assert fails(capsys, rules, picture, *MODEL, '--rate', '0')[0] == 2
+    assert fails(capsys, rules, picture, *MODEL, '--frame-reuse-threshold', '256')[0] == 2
     assert fails(capsys, rules)[0] == 2

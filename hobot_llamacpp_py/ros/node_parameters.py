@@ -135,8 +135,9 @@ class PictureParameters:
     )
     image_timeout: float = param(
         5.0,
-        'seconds to wait for a first or fresh frame after a prompt, then the answer is an error',
-        '收到问题后等待第一帧或新一帧的秒数，超时则回答为错误',
+        'seconds to wait for a first or fresh frame after a prompt, then the answer is an error;'
+        ' without an image for so long (1 at least) nothing is watched',
+        '收到问题后等待第一帧或新一帧的秒数，超时则回答为错误；这么久（至少 1 秒）没有图像，守望也停下',
         at_least=0,
         at_most=86400,
         runtime=True,
@@ -235,16 +236,17 @@ class WatchParameters:
     )
     watch_period: float = param(
         0.0,
-        'least seconds between two rounds of standing questions',
-        '两轮常设问题之间的最少秒数',
+        'least seconds from one look of the standing questions to the next',
+        '常设问题两次查看之间的最少秒数',
         at_least=0,
         at_most=86400,
         runtime=True,
     )
     watch_max_load: float = param(
         0.5,
-        'largest share of the time that standing questions may take of the processor',
-        '常设问题最多可占用处理器的时间比例',
+        'largest share of the time that standing questions may take of the processor, what reads'
+        ' and encodes the frames included',
+        '常设问题最多可占用处理器的时间比例，包括读取和编码图像',
         at_least=0.01,
         at_most=1,
         runtime=True,

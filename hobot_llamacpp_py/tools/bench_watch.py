@@ -57,6 +57,9 @@ BARS = {
         "what watching adds to a question's time to first token, by the longest of what it may"
         ' be waiting for: one run of the encoder, or one batch',
     ),
+    'switched off': Bar(
+        False, 1.05, 'time to first token with a watch that is switched off, by that without one'
+    ),
 }
 SYSTEM = 'Be kind'
 QUESTION = 'Why?!'
@@ -200,6 +203,13 @@ class Watching:
             time.sleep(0.0005)
         return self._listener.ends[-1] - started
 
+    def ask_without(self) -> float:
+        """Ask where there is no watch at all."""
+        self._worker.watch = None
+        seconds = self.ask()
+        self._worker.watch = self.watch
+        return seconds
+
     def close(self) -> None:
         """End the threads and the node."""
         import rclpy
@@ -222,7 +232,7 @@ def _with_node(bench: Bench, n: int, judging: float) -> dict[str, float]:
             watching.watch.enable(False)
             time.sleep(2 * (judging + bench.encoder.seconds))
             for _ in range(n):
-                alone.append(watching.ask())
+                alone += [watching.ask(), watching.ask_without()]
         finally:
             watching.close()
     delay = statistics.median(beside) - statistics.median(alone)
@@ -230,6 +240,9 @@ def _with_node(bench: Bench, n: int, judging: float) -> dict[str, float]:
     return {
         'frames judged': rate * max(bench.encoder.seconds, judging),
         'question, delay': delay / longest,
+        'switched off': statistics.median(
+            off / none for off, none in zip(alone[::2], alone[1::2], strict=True)
+        ),
         'question beside s': statistics.median(beside),
         'question alone s': statistics.median(alone),
     }

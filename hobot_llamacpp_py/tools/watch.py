@@ -58,9 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         '--frame-reuse-threshold',
-        type=positive,
+        type=_levels,
         default=0.0,
-        help='as the parameter of the node (0)',
+        help='as the parameter of the node: grey levels, 0 to 255 (0)',
     )
     parser.add_argument('--system-prompt', default=ChatConfig.system_prompt, help='%(default)s')
     parser.add_argument('--csv', type=Path, metavar='FILE', help='write each answer into a table')
@@ -73,9 +73,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _levels(text: str) -> float:
+    try:
+        levels = float(text)
+    except ValueError:
+        levels = -1.0
+    if not 0 <= levels <= 255:
+        raise argparse.ArgumentTypeError(f'{text!r} is no number from 0 to 255')
+    return levels
+
+
 def _watch(options: argparse.Namespace) -> None:
     rules = load_rules(find_file('FILE', options.rules))
     sources = [_found(source) for source in options.sources]
+    for source in sources:  # before the models are loaded
+        frames_of(source, _ignore)
     models = Models.of(options)
     if models.encoder is None:
         raise VlmError('--encoder: rules are about pictures, which need a vision encoder')
@@ -106,6 +118,10 @@ def _watch(options: argparse.Namespace) -> None:
         from hobot_llamacpp_py.tools.watch_plot import plot
 
         plot(rules, rows, options.plot)
+
+
+def _ignore(line: str) -> None:
+    pass
 
 
 def _found(source: str) -> Path:

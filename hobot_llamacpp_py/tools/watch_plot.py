@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,8 @@ def check_can_draw(path: Path, rules: Sequence[Rule]) -> None:
         raise VlmError('--plot: rules of kind text have no probabilities to draw')
     if path.suffix.lower() not in SUFFIXES:
         raise VlmError(f'--plot: {path} must end with {", ".join(SUFFIXES)}')
+    if not path.absolute().parent.is_dir():
+        raise VlmError(f'--plot: there is no folder {path.parent}')
     check_matplotlib()
 
 
@@ -39,7 +43,9 @@ def plot(rules: Sequence[Rule], rows: Sequence[Row], path: Path) -> None:
     """
     drawn = _draw([rule for rule in rules if rule.kind != 'text'], rows)
     kind = path.suffix[1:].lower()
-    write_whole(path, lambda partial: drawn.savefig(partial, format=kind))
+    with warnings.catch_warnings():  # one for each character that no font has: Fonts says it once
+        warnings.filterwarnings('ignore', 'Glyph')
+        write_whole(path, lambda partial: drawn.savefig(partial, format=kind))
 
 
 def _draw(rules: Sequence[Rule], rows: Sequence[Row]) -> Any:
@@ -97,7 +103,8 @@ def _font_for(rules: Sequence[Rule]) -> Any:
     texts = [text for rule in rules for text in (rule.name, rule.question, *rule.answers)]
     try:
         return FontProperties(fname=Fonts().of(''.join(texts)).path)
-    except DrawingError:
+    except DrawingError as error:
+        print(f'--plot: {error}', file=sys.stderr)
         return FontProperties()
 
 

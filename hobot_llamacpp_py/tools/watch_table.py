@@ -85,7 +85,8 @@ def summary(rules: Sequence[Rule], rows: Sequence[Row]) -> str:
         lines.append(f'{rule.name:24}{len(asked):>8}{changes:>9}{least:>14}')
     times = _rounds(rows)
     if times:
-        lines.append(f'{len(times)} pictures judged, {1e3 * sum(times) / len(times):.1f} ms each')
+        shown = 'pictures' if len(times) > 1 else 'picture'
+        lines.append(f'{len(times)} {shown} judged, {1e3 * sum(times) / len(times):.1f} ms each')
     return '\n'.join(lines)
 
 

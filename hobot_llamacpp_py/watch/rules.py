@@ -80,12 +80,14 @@ def load_rules(path: Path) -> tuple[Rule, ...]:
     try:
         content = _read_yaml(path)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise RuleError(f'{path} cannot be read: {" ".join(str(error).split())}') from None
+        raise RuleError(f'{path} cannot be read: {_why(error)}') from None
     if not isinstance(content, dict) or set(content) != {'rules'}:
-        raise RuleError(f'{path}: must hold `rules:` and nothing else, then a list of them')
+        must = f'must hold `rules:` and nothing else, then a list of them{_signs(content)}'
+        raise RuleError(f'{path}: {must}')
     entries = content['rules']
     if not isinstance(entries, list) or not entries:
-        raise RuleError(f'{path}: `rules:` must be a list with at least one rule')
+        must = f'`rules:` must be a list with at least one rule{_signs(entries)}'
+        raise RuleError(f'{path}: {must}')
     if len(entries) > MOST_RULES:
         raise RuleError(f'{path}: {len(entries)} rules; {MOST_RULES} at the most')
     rules: list[Rule] = []
@@ -102,6 +104,23 @@ def load_rules(path: Path) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
+def _why(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f'it is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8'
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        mark, told = error.problem_mark, error.context or ''
+        place = f'in line {mark.line + 1}, column {mark.column + 1}'
+        hint = 'a text that has `: ` in it, or begins with a sign, belongs in quotes'
+        return f'{" ".join(f"{told} {error.problem}".split())} {place}; {hint}'
+    return ' '.join(str(error).split())
+
+
+def _signs(value: object) -> str:
+    """Return a hint where the signs of YAML are those of a Chinese keyboard."""
+    found = [sign for sign in '：，【】“”' if sign in str(value)]
+    return f'; of YAML are the signs : , [ ] ", not {" ".join(found)}' if found else ''
+
+
 def _read_yaml(path: Path) -> object:
     text = whole_text(path)
     if text is None:
@@ -109,9 +128,19 @@ def _read_yaml(path: Path) -> object:
     return yaml.load(text, _Loader)
 
 
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML tells no types
-    """Reads YAML without aliases, with which a small file can be made a huge one."""
+_KEPT = ('bool', 'null', 'merge', 'value')  # tags by which a bare word is more than a text
 
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML tells no types
+    """Reads YAML without aliases, with which a small file can be made a huge one.
+
+    Numbers are those of YAML 1.2: 10:30, 010 and 2026-01-31 are texts, as they look.
+    """
+
+    yaml_implicit_resolvers = {
+        first: [(tag, written) for tag, written in known if tag.rpartition(':')[2] in _KEPT]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
     _depth = _n_events = 0
 
     def get_event(self) -> yaml.Event:
@@ -148,6 +177,14 @@ def _check_keys(node: yaml.Node | None) -> None:
             _check_keys(item)
 
 
+_Loader.add_implicit_resolver(
+    'tag:yaml.org,2002:int', re.compile(r'-?(0|[1-9][0-9]*)$'), list('-0123456789')
+)
+_Loader.add_implicit_resolver(
+    'tag:yaml.org,2002:float',
+    re.compile(r'-?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?$'),
+    list('-.0123456789'),
+)
 _KEYS = [field.name for field in fields(Rule)]
 _ONLY_OF = {
     'answers': ('choice', 'yes_no'),
@@ -159,7 +196,8 @@ _ONLY_OF = {
 
 def _rule(entry: object) -> Rule:
     if not isinstance(entry, dict):
-        raise RuleError('must be a map with at least `name:` and `question:`')
+        must = 'must be a map with at least `name:` and `question:`'
+        raise RuleError(f'{must}{_signs(entry)}')
     for key in entry:
         if key not in _KEYS:
             similar = difflib.get_close_matches(str(key), _KEYS, 1)
@@ -184,7 +222,7 @@ def _answers(given: dict[str, Any], kind: str) -> tuple[str, ...]:
     """Return the permitted answers, none for a text."""
     answers: tuple[str, ...] = given.get('answers', ())
     if kind == 'choice' and len(answers) < 2:
-        raise RuleError('a choice needs answers: a list of two or more')
+        raise RuleError(f'a choice needs answers: a list of two or more{_signs(answers)}')
     if kind == 'yes_no' and 'answers' in given and len(answers) != 2:
         raise RuleError('answers of yes_no are two: first what means yes, then what means no')
     if kind == 'yes_no':
@@ -203,6 +241,8 @@ def _listed(words: list[str]) -> str:
 
 
 def _name(value: object) -> str:
+    if isinstance(value, bool):
+        raise RuleError(f'name: YAML reads {_written(value)}; put it in quotes')
     if not isinstance(value, str) or not _NAME.fullmatch(value) or len(value) > 100:
         raise RuleError(
             f'name {value!r} is no topic name: letters, digits and single underscores between'
@@ -217,9 +257,13 @@ def _text(key: str, *, empty: bool = False) -> Callable[[object], str]:
     def check(value: object) -> str:
         if isinstance(value, bool):
             raise RuleError(f'{key}: YAML reads {_written(value)}; put it in quotes')
-        if not isinstance(value, (str, int, float)):
+        if isinstance(value, float):
+            raise RuleError(f'{key}: {value} is a number; put it in quotes, as it is to be')
+        if not isinstance(value, (str, int)):
             raise RuleError(f'{key} must be a text')
         text = str(value).strip()
+        if '\0' in text or not text.isascii() and text.encode('utf-8', 'ignore').decode() != text:
+            raise RuleError(f'{key} {text!r} has a character that no text has')
         if not text and not empty:
             raise RuleError(f'{key} is empty')
         if len(text) > _LONGEST:

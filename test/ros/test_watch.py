@@ -465,6 +465,22 @@ def test_a_question_comes_first(start: Start, rules: Path) -> None:
         check_reports(watcher, frames)
 
 
+def test_a_question_interrupts_a_round(start: Start, rules: Path) -> None:
+    """A person does not wait for the rules that are still to be asked about a frame."""
+    n = 60
+    with rules.open('a') as file:
+        for i in range(n):
+            file.write(f'  - {{name: t{i}, question: "Describe it, {i}.", kind: text}}\n')
+    with start(watch_file=rules, **WATCHING) as robot:
+        watcher = Watcher(robot)
+        scene, bgr = draw_scene(12)
+        watcher.show(bgr)
+        robot.wait_for(lambda: len(watcher.evaluations) > len(TYPES), 'the first text')
+        assert robot.ask(COUNT) == answer(scene, COUNT)
+        assert len(watcher.evaluations) < len(TYPES) + n
+        watcher.judged(1, len(TYPES) + n)
+
+
 def test_perception_targets(start: Start, rules: Path) -> None:
     """With ai_msgs a change is told there, too, with its probability."""
     with start(watch_file=rules, togetheros=True, **WATCHING) as robot:
@@ -504,7 +520,7 @@ def test_what_excludes_it(
 
 
 def test_off_costs_nothing() -> None:
-    """Without rules nothing of the watch is imported, and no thread looks at frames."""
+    """Without rules nothing of the watch is imported."""
     code = (
         'import sys, rclpy\n'
         'import hobot_llamacpp_py.ros.node\n'

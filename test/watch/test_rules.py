@@ -65,7 +65,7 @@ def test_what_answers_mean(tmp_path: Path) -> None:
         ('rules:', '`rules:` must be a list with at least one rule'),
         ('rules: []', '`rules:` must be a list with at least one rule'),
         ('rules: [{name: a, question: b}]\nmore: 1', 'must hold `rules:` and nothing else'),
-        ('rules: {', 'cannot be read: while parsing'),
+        ('rules: {', 'in line 1, column 9; a text that has `: `'),
         ('rules: &a [*a]', 'cannot be read: aliases (*) are not supported'),
         ('rules: [3]', 'rule 1: must be a map with at least `name:` and `question:`'),
         ('rules: [{question: b}]', 'rule 1: name is missing'),
@@ -79,7 +79,13 @@ def test_what_answers_mean(tmp_path: Path) -> None:
         ('rules: [{name: a__b, question: b}]', "name 'a__b' is no topic name"),
         ('rules: [{name: a/b, question: b}]', "name 'a/b' is no topic name"),
         ('rules: [{name: 门, question: b}]', "name '门' is no topic name"),
-        ('rules: [{name: on, question: b}]', 'name True is no topic name'),
+        ('rules: [{name: on, question: b}]', 'name: YAML reads yes, on and true as the same'),
+        ('rules: [{name: a, question: "b\\0"}]', 'has a character that no text has'),
+        ('rules: [{name: a, question: "\\ud800"}]', 'has a character that no text has'),
+        ('rules: [{name: a, question: Is it: open?}]', 'column 34; a text that has `: ` in it'),
+        ('rules: [name：a]', 'at least `name:` and `question:`; of YAML are the signs : , [ ] ",'),
+        ('rules: [{name: a, question: b, kind: choice, answers: [红，蓝]}]', 'not ，'),
+        ('rules: [{name: a, question: b, answers: [0.50, 1]}]', '0.5 is a number; put it in'),
         ('rules: [{name: picture, question: b}]', '~/watch/picture is something else'),
         ('rules: [{name: a, question: b, kind: bool}]', 'kind is one of yes_no, choice, integer'),
         ('rules: [{name: a, question: b, kind: choice}]', 'a choice needs answers'),
@@ -130,9 +136,19 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     """Neither are a missing file, a folder, and one that is no text."""
     (tmp_path / 'binary.yaml').write_bytes(b'\xff\xfe\x00rules')
     (tmp_path / 'huge.yaml').write_text('#' * 1_000_001)
-    for name in ('missing.yaml', '', 'binary.yaml', 'huge.yaml'):
-        with pytest.raises(RuleError, match='cannot be read'):
+    (tmp_path / 'gbk.yaml').write_bytes('rules: 门'.encode('gbk'))
+    for name in ('missing.yaml', '', 'binary.yaml', 'huge.yaml', 'gbk.yaml'):
+        with pytest.raises(RuleError, match='cannot be read') as error:
             load_rules(tmp_path / name)
+    assert str(error.value).endswith('save it as UTF-8')
+
+
+def test_answers_are_what_they_look_like(tmp_path: Path) -> None:
+    """What older YAML takes for a number, by sixty or by eight, is a text."""
+    answers = ['10:30', '010', '2026-01-31', '0x1F', '1_0', '7']
+    written = f'rules: [{{name: a, question: b, kind: choice, answers: [{", ".join(answers)}]}}]'
+    (rule,) = load(tmp_path, written)
+    assert list(rule.answers) == answers
 
 
 def test_a_rule_that_is_the_same(tmp_path: Path) -> None:
