@@ -51,7 +51,7 @@ class EncoderConfig:
     bpu_priority: int = 0
     """0 to 255, the most urgent."""
     timeout: float = 30.0
-    """Seconds after which an encoder that runs in a process of its own counts as hung."""
+    """Seconds after which an encoder counts as hung; it is stopped, or its process ended."""
 
 
 @dataclass(frozen=True)

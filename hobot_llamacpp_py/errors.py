@@ -43,6 +43,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 MEMORY_IS_SHORT = 'memory is short: end other programs, or take a smaller n_ctx or model'
+_LONGEST = 3000  # characters of a line
 _SHORT_OF_IT = "can't start new thread", 'Insufficient memory'  # Python's words, and OpenCV's
 
 
@@ -143,6 +144,8 @@ class CancelledError(VlmError):
 
 def printable(text: str) -> str:
     """Return a text as one line that no terminal and no message stumbles over."""
+    if len(text) > _LONGEST:  # something in it is out of a message or a file
+        text = f'{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}'
     return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,7 +29,7 @@ def find_file(parameter: str, name: str) -> Path:
         ModelFileError: no such file; tells the places, and what gets a known model.
     """
     for folder in _places(name):
-        path = folder.absolute() / name
+        path = folder / name
         if os.path.isfile(path):  # unlike Path.is_file it takes any text for a name
             return path
     if found := catalogue.locate(name):
@@ -48,7 +51,7 @@ def missing_files(names: Mapping[str, str]) -> ModelFileError:
     ]
     relative = [name for name in names.values() if name and not os.path.isabs(name)]
     if relative:
-        places = dict.fromkeys(str(folder.absolute()) for folder in search_folders())
+        places = dict.fromkeys(map(str, _folders()))
         facts.append(f'searched: {", ".join(places)}')
     return ModelFileError('; '.join(facts), mend=catalogue.where_to_get(*names.values()))
 
@@ -56,11 +59,19 @@ def missing_files(names: Mapping[str, str]) -> ModelFileError:
 def _places(name: str) -> list[Path]:
     if not name:
         return []
-    return [Path()] if os.path.isabs(name) else search_folders()
+    return [Path()] if os.path.isabs(name) else _folders()
+
+
+def _folders() -> list[Path]:
+    folders = []
+    for folder in search_folders():
+        with contextlib.suppress(FileNotFoundError):  # the working directory was deleted
+            folders.append(folder.absolute())
+    return folders
 
 
 def _kind(name: str) -> str:
-    is_folder = any(os.path.isdir(folder.absolute() / name) for folder in _places(name))
+    is_folder = any(os.path.isdir(folder / name) for folder in _places(name))
     return ' (a folder)' if is_folder else ''
 
 
@@ -95,7 +106,16 @@ def read_text(parameter: str, name: str) -> str:
 
 
 def whole_text(path: Path) -> str | None:
-    """Return the UTF-8 text of a file, None if that has more than `MOST_CHARACTERS`."""
+    """Return the UTF-8 text of a file, None if that has more than `MOST_CHARACTERS`.
+
+    Raises:
+        OSError: it cannot be read, or is something whose reading may never end.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, 'it is no ordinary file', str(path))
+    if not status.st_size:  # also what the kernel only seems to have in a file
+        return ''
     with path.open(encoding='utf-8-sig') as file:
         text = file.read(MOST_CHARACTERS + 1)
     return text if len(text) <= MOST_CHARACTERS else None

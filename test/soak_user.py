@@ -378,8 +378,7 @@ class User:
             self._robot.publish(broken)
         self._say(DESCRIBE)
         text = self._robot.next_text()
-        # Half a JPEG has an upper half.
-        assert kind == 'half a jpeg' or text.startswith('[error] '), f'{kind}: {text!r}'
+        assert text.startswith('[error] '), f'{kind}: {text!r}'
         self.look_elsewhere()
 
     def say_something_hostile(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 
@@ -49,7 +50,8 @@ def run(args: list[str] | None = None) -> int:
         if given:
             print(f'ignored: {" ".join(given)}; parameters go after --ros-args', file=sys.stderr)
         remove_dead_segments()
-        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+        arguments = [*(sys.argv if args is None else args), *_without_log_files()]
+        rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
     except Exception as error:
         print(_argument_error(str(error)), file=sys.stderr)
         return 1
@@ -117,6 +119,19 @@ def _spin(
     if not stopping.is_set():  # nothing can be heard or said any more
         node.get_logger().fatal('ROS was shut down in this process: the node ends')
         end(1)
+
+
+def _without_log_files() -> tuple[str, ...]:
+    """Return the arguments by which ROS writes none, where it cannot: it would end over that."""
+    home = os.path.expanduser(os.environ.get('ROS_HOME') or '~/.ros')
+    folder = os.path.expanduser(os.environ.get('ROS_LOG_DIR') or os.path.join(home, 'log'))
+    try:
+        os.makedirs(folder, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        print(f'no log file, {folder}: {error.strerror}', file=sys.stderr)
+        return '--ros-args', '--disable-external-lib-logs'
+    return ()
 
 
 def _argument_error(error: str) -> str:

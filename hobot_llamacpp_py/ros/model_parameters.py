@@ -181,8 +181,9 @@ class EncoderParameters:
     encoder_timeout: float = setting(
         EncoderConfig,
         'timeout',
-        'seconds after which a running BPU or mmproj encoder counts as hung and is started again',
-        'BPU 或 mmproj 编码器运行超过这么多秒即视为卡住，会重新启动',
+        'seconds after which a running encoder counts as hung: it is stopped, a BPU or mmproj one'
+        ' is started again',
+        '编码器运行超过这么多秒即视为卡住：会被停止，BPU 或 mmproj 编码器会重新启动',
         at_least=0.1,
         at_most=86400,
     )

@@ -137,7 +137,8 @@ class PictureParameters:
         5.0,
         'seconds to wait for a first or fresh frame after a prompt, then the answer is an error;'
         ' without an image for so long (1 at least) nothing is watched',
-        '收到问题后等待第一帧或新一帧的秒数，超时则回答为错误；这么久（至少 1 秒）没有图像，守望也停下',
+        '收到问题后等待第一帧或新一帧的秒数，超时则回答为错误；'
+        '这么久（至少 1 秒）没有图像，守望也停下',
         at_least=0,
         at_most=86400,
         runtime=True,

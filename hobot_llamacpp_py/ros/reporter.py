@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import time
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from collections.abc import Callable
 from rclpy.node import Node
 
 from hobot_llamacpp_py.engine import Answer, Stats
+from hobot_llamacpp_py.errors import printable
 from hobot_llamacpp_py.ros.parameters import Parameters, explained
 from hobot_llamacpp_py.ros.results import Results
 from hobot_llamacpp_py.ros.sight import Sight, header_of, steps
@@ -47,6 +47,7 @@ class Reporter:
         self._parameters, self._on_finished = parameters, on_finished
         self._started = time.monotonic()
         self._has_matched = False  # a listener, for `once`
+        self._is_lost = False  # what was printed
 
     def on_ready(self) -> None:
         """Note that the models are loaded."""
@@ -75,7 +76,7 @@ class Reporter:
         """Take the next piece of the running answer."""
         self._results.piece(piece)
         if self._parameters().once:
-            _print(piece)
+            self._print(piece)
 
     def on_thought(self, piece: str) -> None:
         """Take the next piece of what the model thinks before it answers."""
@@ -85,14 +86,14 @@ class Reporter:
         """Take a whole answer, when it was given, and what it is about, None in a text chat."""
         self.last_stats, self.last_error = answer.stats, ''
         if self._parameters().once:
-            _print('\n')
+            self._print('\n')
             self._await_listeners(LATE_DISCOVERY_TIME)
         times = steps(sight, answering, answer.stats)
         self._results.end(answer.text, header_of(sight), times)
         self._logger.info(f'answer: {_line(answer.text)}')
         if answer.finish != 'stop':
             self._logger.info(f'the answer was cut ({answer.finish})')
-        self._finish_once(0)
+        self._finish_once(int(self._is_lost))
 
     def on_cancelled(self, prompt: str, reason: str) -> None:
         """Note that a prompt was cancelled before there was any text."""
@@ -122,6 +123,17 @@ class Reporter:
         self._has_matched = True
         time.sleep(MATCH_TIME)
 
+    def _print(self, text: str) -> None:
+        """Write a piece of the answer to standard output, where the log is not."""
+        try:
+            print(text, end='', flush=True)
+        except (BrokenPipeError, ValueError):  # nobody reads it
+            pass
+        except OSError as error:
+            if not self._is_lost:
+                self._logger.error(f'standard output takes no answer: {error.strerror}')
+            self._is_lost = True
+
     def _finish_once(self, status: int) -> None:
         if self._parameters().once:
             if not self._results.wait_until_read(READ_TIMEOUT):
@@ -129,12 +141,6 @@ class Reporter:
             self._on_finished(status)
 
 
-def _print(text: str) -> None:
-    """Write a piece of the answer to standard output, where the log is not."""
-    with contextlib.suppress(OSError, ValueError):  # nobody reads it: closed, or a broken pipe
-        print(text, end='', flush=True)
-
-
 def _line(text: str) -> str:
     """Put a text on one line of the log, not without end."""
-    return ' '.join(text.split())[:1000]
+    return printable(' '.join(text.split())[:1000])

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -25,6 +23,7 @@ from hobot_llamacpp_py.ros.sight import Sight
 from hobot_llamacpp_py.ros.watch_results import WatchResults
 from hobot_llamacpp_py.watch.pace import Pace
 from hobot_llamacpp_py.watch.rules import Value, load_rules
+from hobot_llamacpp_py.watch.rules_file import RulesFile
 from hobot_llamacpp_py.watch.watcher import Evaluation, Watcher
 
 __all__ = ['Watch']
@@ -32,6 +31,29 @@ __all__ = ['Watch']
 log = logging.getLogger(__name__)
 
 WATCHING, NO_IMAGES, OFF = 'watching', 'no images', 'off'
+
+
+class Counts:
+    """What became of the frames."""
+
+    def __init__(self) -> None:
+        self.published_before = 0
+        """Frames that there were before the watch began."""
+        self.judged = 0
+        """Frames that were asked about."""
+        self._looked = 0  # those, and frames that there was nothing to ask about
+        self._newest = -math.inf  # when the newest of these was received
+
+    def look(self, sight: Sight) -> None:
+        """Count a frame, unless it was before: a question may be about one that was seen."""
+        if sight.frame and sight.frame.received > self._newest:
+            self._newest = sight.frame.received
+            self._looked += 1
+
+    def skipped(self, source: CameraFrames | None) -> int:
+        """Return how many there were no looks at."""
+        published = source.published if source else 0
+        return max(0, published - self.published_before - self._looked)
 
 
 class Watch:
@@ -60,8 +82,7 @@ class Watch:
         self._parameters, self._notify = parameters, notify
         self._watcher, self._pace = Watcher(), Pace()
         self._lock = threading.Lock()  # of the states, and of what is published
-        self._path: Path | None = path
-        self._modified = self._seen = _modified(path)
+        self._file: RulesFile | None = RulesFile(path)
         self._watcher.rules = load_rules(path)  # before there is anything that a miss would leave
         self._results = WatchResults(node, results)
         self._results.set_rules(self._watcher.rules)
@@ -73,24 +94,19 @@ class Watch:
         """What the watch does; `no images` until there are some again."""
         self.is_held = False
         """A person is being answered: no frame is encoded for the rules meanwhile."""
-        self.judged = 0
-        """Frames that were asked about."""
-        self.looked = 0
-        """Those, and frames that there was nothing to ask about."""
-        self._newest_looked = -math.inf  # when the newest of these was received
-        self._published_before = 0
+        self.counts = Counts()
         node.create_service(SetBool, '~/watch/enable', self._on_enable)
 
     @property
     def is_on(self) -> bool:
         """Whether there is something to watch for."""
-        return self._is_enabled and self._path is not None
+        return self._is_enabled and self._file is not None
 
     def follow(self, source: PictureSource) -> None:
         """Watch what a source shows, from when there is an engine."""
         assert isinstance(source, CameraFrames)  # others are refused with the parameters
         self._source = source
-        self._published_before = source.published
+        self.counts.published_before = source.published
         self._begin()
         source.watch(self.wanted_from)
 
@@ -100,13 +116,13 @@ class Watch:
         Raises:
             RuleError: one of them cannot work; all stays as it is.
         """
-        modified = _modified(path) if path else None
+        file = RulesFile(path) if path else None
         rules = load_rules(path) if path else ()
         was_on = self.is_on
         with self._lock:
             self._results.set_rules(rules)
             self._watcher.rules = rules
-            self._path, self._modified, self._file_error = path, modified, ''
+            self._file, self._file_error = file, ''
         if was_on != self.is_on:
             self._begin()
 
@@ -118,16 +134,13 @@ class Watch:
 
     def _follow_file(self) -> None:
         """Read the rules again if their file has changed; a wrong one changes nothing."""
-        path = self._path
-        modified = _modified(path) if path else None
-        is_stable, self._seen = modified == self._seen, modified  # not while it is being written
-        if path is None or modified == self._modified or not is_stable:
+        file = self._file
+        if file is None or not file.has_changed():
             return
-        self._modified = modified  # what is wrong with it is said once
         try:
-            self.set_file(path)
+            self.set_file(file.path)
             self._notify()
-            log.info('%s has changed: %s rules', path, len(self._watcher.rules))
+            log.info('%s has changed: %s rules', file.path, len(self._watcher.rules))
         except Exception as error:
             self._file_error = explained(error)
             log.error('%s; the rules stay as they were', self._file_error)
@@ -158,7 +171,7 @@ class Watch:
             return True
         frame = sight.frame.received if sight.frame else None
         if not self._watcher.has_work(sight.picture, frame):
-            self._note_look(sight)
+            self.counts.look(sight)
             self._pace.idle(begun, self._seeing(sight))
             return True
         self._pace.begin(begun)
@@ -174,18 +187,13 @@ class Watch:
         except Exception as failure:
             error = explained(failure)
         self._pace.end(time.monotonic() - begun, self._seeing(sight))
-        self._note_look(sight)
-        self.judged += n_found > 0
+        self.counts.look(sight)
+        self.counts.judged += n_found > 0
         if error and error != self._last_error:
-            log.error('%s: a standing question cannot be asked: %s', self._path, error)
+            path = self._file and self._file.path
+            log.error('%s: a standing question cannot be asked: %s', path, error)
         self._last_error = error
         return True
-
-    def _note_look(self, sight: Sight) -> None:
-        """Count a frame, unless it was before: a question may be about one that was seen."""
-        if sight.frame and sight.frame.received > self._newest_looked:
-            self._newest_looked = sight.frame.received
-            self.looked += 1
 
     def _tell(self, evaluation: Evaluation, sight: Sight) -> bool:
         """Publish an answer; False if nobody wants the others any more."""
@@ -241,13 +249,12 @@ class Watch:
 
     def describe(self) -> Mapping[str, object]:
         """Return figures for the diagnostics."""
-        published = self._source.published if self._source else 0
         shown = {f'watch {n}': 'unknown' if v is None else v for n, v in self._values().items()}
         return {
             'watch': self._state_now,
             'watch error': self._error,
-            'watch frames judged': self.judged,
-            'watch frames skipped': max(0, published - self._published_before - self.looked),
+            'watch frames judged': self.counts.judged,
+            'watch frames skipped': self.counts.skipped(self._source),
             **shown,
         }
 
@@ -289,21 +296,13 @@ class Watch:
         """Switch it on or off; what was known until then is old news."""
         if on != self._is_enabled:
             self._is_enabled = on
-            if self._path is not None:
+            if self._file:
                 self._begin()
             self._notify()
 
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         self.enable(request.data)
         response.success, response.message = True, self._state_now
-        if request.data and self._path is None:
+        if request.data and not self._file:
             response.message += ': there are no rules (watch_file)'
         return response
-
-
-def _modified(path: Path) -> tuple[int, int] | None:
-    """Return what changes with a file; None if it is gone."""
-    with contextlib.suppress(OSError):
-        status = os.stat(path)
-        return status.st_mtime_ns, status.st_size
-    return None

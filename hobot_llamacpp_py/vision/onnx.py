@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import faulthandler
+import math
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +54,9 @@ class OnnxEncoder:
             raise ModelFileError(f'ONNX Runtime cannot load {path}: {text_of(error)}') from None
         finally:
             faulthandler.cancel_dump_traceback_later()
-        self._run_options = ort.RunOptions()
+        self._run_options, self._new_options = ort.RunOptions(), ort.RunOptions
+        self._timeout, self._is_closed = max(LOAD_TIMEOUT, config.timeout), False
+        self._watchdog = _Watchdog()
         inputs = self._session.get_inputs()
         if len(inputs) != 1 or inputs[0].type not in _FLOAT_TYPES:
             found = ', '.join(f'{i.name} {i.type}' for i in inputs)
@@ -61,17 +67,70 @@ class OnnxEncoder:
         self._spec = input_spec(inputs[0].shape, family, path)
         self.input_size = (self._spec.width, self._spec.height)
         self.n_tokens, self.n_embd = self.encode(np.zeros((1, 1, 3), np.uint8)).shape
+        self._timeout = config.timeout
 
     def encode(self, fitted: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return the embeddings of a fitted picture; the GIL is free meanwhile."""
         feed = {self._input: normalise(fitted, self._spec).astype(self._dtype, copy=False)}
+        options = self._run_options
+        self._watchdog.watch(options, self._timeout)
         try:
-            (output,) = self._session.run([self._output], feed, self._run_options)
+            (output,) = self._session.run([self._output], feed, options)
         except Exception as error:
+            if options.terminate and not self._is_closed:
+                self._run_options = self._new_options()
+                reason = f'{self._path}: no answer within {self._timeout:g} s; it was stopped'
+                raise InferenceError(reason, setting='EncoderConfig.timeout') from None
             raise InferenceError(f'{self._path}: ONNX Runtime failed: {text_of(error)}') from None
+        finally:
+            self._watchdog.rest()
         return as_embeddings(output, self._path)
 
     def close(self) -> None:
         """Free the session, which ends a running `encode`; closing again does no harm."""
-        self._run_options.terminate = True
+        self._is_closed = self._run_options.terminate = True
         self._session = None
+        self._watchdog.close()
+
+
+class _Watchdog:
+    """Ends a run that takes too long.
+
+    Its thread is there from the start, for to start one may hang where memory is short, and sleeps
+    on while one picture follows another: it is woken only for the first one after a rest.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._options: Any = None  # of the run that is watched
+        self._deadline = self._wakes = 0.0  # the run's, and the thread's
+        self._is_closed = False
+        threading.Thread(target=self._run, name='onnx watchdog', daemon=True).start()
+
+    def watch(self, options: Any, seconds: float) -> None:
+        """Let a run have so many seconds."""
+        with self._changed:
+            self._options, self._deadline = options, time.monotonic() + seconds
+            if self._deadline < self._wakes:
+                self._changed.notify()
+
+    def rest(self) -> None:
+        """Note that it is over."""
+        self._options = None
+
+    def close(self) -> None:
+        """End the thread."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+
+    def _run(self) -> None:
+        with self._changed:
+            while not self._is_closed:
+                rest = self._deadline - time.monotonic()
+                options = self._options
+                if options is not None and rest <= 0:
+                    options.terminate, self._options = True, None
+                is_idle = self._options is None and rest <= 0
+                self._wakes = math.inf if is_idle else self._deadline
+                self._changed.wait(None if is_idle else max(rest, 0.0))

@@ -7,10 +7,12 @@ import logging
 import socket
 import stat
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hobot_llamacpp_py.errors import ServerError
+from hobot_llamacpp_py.files import whole_text
 from hobot_llamacpp_py.web.backend import Backend
 
 if TYPE_CHECKING:
@@ -87,6 +89,7 @@ class Server:
 
             # That a client has gone is no news.
             logging.getLogger('asyncio').setLevel(logging.ERROR)
+            logging.getLogger('asyncio').addFilter(_FullHouse())
             config = uvicorn.Config(
                 make_app(self._backend, self.metrics, self._token, self._host),
                 http=connection.Connection,
@@ -108,6 +111,22 @@ class Server:
                 self._server.run(sockets=[self._socket])
         except Exception as error:
             log.error('the HTTP server has ended: %s: %s', type(error).__name__, error)
+
+
+class _FullHouse(logging.Filter):
+    """Says now and then, in a line, what asyncio says for each client that finds no room."""
+
+    _PERIOD = 60.0  # seconds
+    _not_before = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let through all else."""
+        if 'accept() out of system resource' not in record.getMessage():
+            return True
+        if time.monotonic() >= self._not_before:
+            self._not_before = time.monotonic() + self._PERIOD
+            log.error('no HTTP client can come in: the process has no file descriptors left')
+        return False
 
 
 def check_address(host: str, token: str) -> None:
@@ -138,7 +157,7 @@ def read_token(path: str) -> str:
     """
     file = Path(path).expanduser()
     try:
-        mode, token = file.stat().st_mode, file.read_text('utf-8').strip()
+        mode, token = file.stat().st_mode, (whole_text(file) or '').strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ServerError(f'the token file {file} cannot be read: {error}') from None
     if len(token) < 16 or not token.isascii() or token.split() != [token]:

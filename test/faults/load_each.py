@@ -131,7 +131,7 @@ def main() -> None:
         path = Path(folder) / f'broken{FILES[kind].suffix}'
         said = Path(folder) / 'said'
         for i, data in enumerate(broken(kind, how, first, n), first):
-            _put(data, path)
+            _put(kind, data, path)
             started = time.monotonic()
             if not (process := os.fork()):
                 room = ROOM * i if how == 'short' and i < first + n else ADDRESS_SPACE
@@ -148,7 +148,7 @@ def main() -> None:
             print(json.dumps(line), flush=True)
 
 
-def _put(data: bytes | str, path: Path) -> None:
+def _put(kind: str, data: bytes | str, path: Path) -> None:
     if path.is_dir():
         path.rmdir()
     path.unlink(missing_ok=True)
@@ -157,7 +157,7 @@ def _put(data: bytes | str, path: Path) -> None:
     elif data == 'folder':
         path.mkdir()
     elif data == 'forbidden':
-        path.write_bytes(b'GGUF')
+        path.write_bytes(FILES[kind].read_bytes())
         path.chmod(0)
 
 

@@ -106,6 +106,31 @@ def test_checksums_of_models(disk: Path) -> None:
     assert read_checksums(disk)['last.gguf'] == 'c' * 64
 
 
+@pytest.mark.parametrize('options', ['nr_inodes=1', 'ro'])
+def test_log_directory_that_takes_no_file(installed: Path, tmp_path: Path, options: str) -> None:
+    """A node that cannot even begin a log file says so once, and works as ever."""
+    scene, bgr = draw_scene(5)
+    models = dict(model_file_name=ENCODER, llm_model_name=DECODER, feed_type=1)
+    with small_disk(tmp_path / 'disk', f'64k,{options}'):
+        logs = ['env', f'ROS_LOG_DIR={tmp_path / "disk"}']
+        with Robot(installed, tmp_path, models, command=logs) as robot:
+            robot.wait_until_ready().show(bgr)
+            assert robot.ask(DESCRIBE) == answer(scene, DESCRIBE)
+            assert robot.log.count(f'no log file, {tmp_path / "disk"}: ') == 1
+            assert robot.stop()[0] == 0
+
+
+def test_standard_output(installed: Path, tmp_path: Path) -> None:
+    """With `once` an answer that could not be written is no success."""
+    models = dict(model_file_name=ENCODER, llm_model_name=DECODER, image=CONFIG / 'image2.jpg')
+    full = ['sh', '-c', 'exec "$@" >/dev/full', 'sh']
+    asked = dict(user_prompt=DESCRIBE, once=True)
+    with Robot(installed, tmp_path, {**models, **asked}, command=full) as robot:
+        assert robot.wait_for_end() == 1
+        assert robot.log.count(f'standard output takes no answer: {FULL}') == 1
+        assert 'Traceback' not in robot.log
+
+
 def test_log_directory(disk: Path, installed: Path, tmp_path: Path) -> None:
     """A node whose log cannot be written works as ever."""
     scene, bgr = draw_scene(5)

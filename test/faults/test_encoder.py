@@ -137,6 +137,19 @@ def test_too_late(start: Start) -> None:
         robot.wait_for(lambda: robot.status.get('encoder restarts') == '1', 'the count')
 
 
+def test_too_late_in_this_process(start: Start, tmp_path: Path, family: str) -> None:
+    """An ONNX encoder that does not come to an end is stopped; the next picture is encoded."""
+    model = write_moody(tmp_path / 'moody.onnx', family, 'slow')
+    with start(family, feed_type=1, model_file_name=model, encoder_timeout=1.0) as robot:
+        ask(robot.wait_until_ready(), 40)
+        robot.show(WHITE)
+        said = robot.ask(QUESTION)
+        assert said.startswith('[error] ')
+        assert 'moody.onnx: no answer within 1 s; it was stopped (encoder_timeout)' in said
+        ask(robot, 41)
+        await_errors(robot, 1)
+
+
 @pytest.mark.parametrize(
     ('fault', 'words'),
     [

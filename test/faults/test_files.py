@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -121,27 +122,72 @@ def test_broken_files_while_it_runs(start: Start, tmp_path: Path) -> None:
         robot.wait_until_ready().show(bgr)
         right = answer(scene, DESCRIBE)
         assert robot.ask(DESCRIBE) == right
-        (tmp_path / 'folder').mkdir()
         for parameter, suffix in (
             ('watch_file', 'yaml'),
             ('json_schema', 'json'),
             ('grammar', 'gbnf'),
             ('system_prompt', 'txt'),
         ):
-            names = [tmp_path / 'missing', tmp_path / 'folder']
+            names = [tmp_path / f'{name}.{suffix}' for name in ('missing', 'folder', 'fifo')]
+            names[1].mkdir()
+            os.mkfifo(names[2])
             for name, content in NEVER_RIGHT.items():
                 path = tmp_path / f'{name}.{suffix}'
                 path.write_bytes(content)
                 if parameter != 'system_prompt' or name == 'no text':  # others are texts
                     names.append(path)
             for path in names:
-                value = str(path if path.suffix else path.with_suffix(f'.{suffix}'))
-                successful, reason = robot.set_parameter(parameter, value)
+                successful, reason = robot.set_parameter(parameter, str(path))
                 assert not successful, (parameter, path)
                 assert reason and '\n' not in reason and 'internal error' not in reason, reason
             robot.set_parameter(parameter, '')
             assert robot.ask(DESCRIBE) == right
+        # Whoever reads it waits for the kernel to say something.
+        assert not robot.set_parameter('watch_file', '/proc/kmsg')[0]
+        assert robot.ask(DESCRIBE) == right
         assert 'Traceback' not in robot.log
+
+
+UNPRIVILEGED = ['setpriv', '--bounding-set=-all', '--inh-caps=-all']
+
+
+@pytest.mark.skipif(shutil.which('setpriv') is None, reason='needs setpriv, of util-linux')
+def test_no_permission(start: Start, installed: Path, tmp_path: Path) -> None:
+    """Files of every kind that may not be read: a line each, and answers as before."""
+    scene, bgr = draw_scene(5)
+    right = answer(scene, DESCRIBE)
+    contents = {
+        'model_file_name': MODELS['internvl'][0].read_bytes(),
+        'llm_model_name': MODELS['internvl'][1].read_bytes(),
+        'image': (CONFIG / 'image2.jpg').read_bytes(),
+        'system_prompt': b'You see a camera.',
+        'watch_file': b'rules: [{name: a, question: b}]',
+        'json_schema': b'{"type": "object"}',
+        'grammar': b'root ::= "yes"',
+    }
+    suffixes = {'model_file_name': 'onnx', 'llm_model_name': 'gguf', 'image': 'jpg'}
+    suffixes |= {'system_prompt': 'txt', 'watch_file': 'yaml', 'json_schema': 'json'}
+    paths = {}
+    for name, content in contents.items():
+        paths[name] = tmp_path / f'{name}.{suffixes.get(name, "gbnf")}'
+        paths[name].write_bytes(content)
+        paths[name].chmod(0)
+    at_start = [*list(contents)[:3], '']
+    for name in at_start:
+        options = {name: paths[name]} if name else {}
+        options |= dict(feed_type=0 if name == 'image' else 1, image_timeout=20.0)
+        with start(command=UNPRIVILEGED, **options) as robot:
+            if name:
+                assert robot.wait_for_end() == 1
+                told = [line for line in robot.log.splitlines() if 'INFO' not in line]
+                assert len(told) == 1 and 'Permission denied' in told[0], robot.log
+                continue
+            robot.wait_until_ready().show(bgr)
+            for parameter in list(contents)[3:]:
+                done, reason = robot.set_parameter(parameter, str(paths[parameter]))
+                assert not done and 'Permission denied' in reason, (parameter, reason)
+                assert robot.ask(DESCRIBE) == right
+            assert 'Traceback' not in robot.log
 
 
 def test_a_file_that_goes_while_it_runs(start: Start, tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import resource
 import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -108,6 +111,7 @@ def test_token(start: Start, tmp_path: Path) -> None:
         (dict(http_host='192.0.2.1', http_token_file='token'), 'cannot be had'),
         (dict(http_token_file='none'), 'the token file none cannot be read'),
         (dict(http_token_file='short'), 'at least 16 ASCII characters'),
+        (dict(http_token_file='fifo'), 'it is no ordinary file'),
     ],
 )
 def test_what_is_refused(
@@ -116,12 +120,33 @@ def test_what_is_refused(
     """What cannot be served ends the node with a line that says why."""
     (tmp_path / 'token').write_text('abcdefgh12345678')
     (tmp_path / 'short').write_text('secret')
+    os.mkfifo(tmp_path / 'fifo')
     for name, value in parameters.items():
         if (tmp_path / value).exists():
             parameters = {**parameters, name: str(tmp_path / value)}
     with start(image=CONFIG / 'image2.jpg', http_port=free_port(), **parameters) as robot:
         assert robot.wait_for_end() == 1
         assert words in without_stamps(robot.log)[-1]
+
+
+def test_more_clients_than_descriptors(start: Start) -> None:
+    """That is said once, and takes no processor; when there is room again, they are served."""
+    port = free_port()
+    with start(image=CONFIG / 'image2.jpg', http_port=port) as robot:
+        process = robot.wait_until_ready().process.pid
+        assert ask(client_of(port), DESCRIBE) == IMAGE2
+        unlimited = resource.prlimit(process, resource.RLIMIT_NOFILE)
+        used = max(map(int, os.listdir(f'/proc/{process}/fd'))) + 1
+        resource.prlimit(process, resource.RLIMIT_NOFILE, (used, unlimited[1]))
+        with contextlib.ExitStack() as stack:
+            for _ in range(30):
+                stack.enter_context(socket.create_connection(('127.0.0.1', port)))
+            robot.wait_for(lambda: 'no file descriptors left' in robot.log, 'saying so')
+            robot.serve(3)
+            assert robot.log.count('no file descriptors left') == 1
+            assert 'Traceback' not in robot.log and len(robot.log.splitlines()) < 20
+            resource.prlimit(process, resource.RLIMIT_NOFILE, unlimited)
+            assert ask(client_of(port), DESCRIBE) == IMAGE2
 
 
 def test_a_port_that_is_taken(start: Start) -> None:

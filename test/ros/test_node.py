@@ -694,6 +694,13 @@ class TestControl:
         assert chat.ask('  ') == '[error] the prompt is empty'
         assert not chat.ask(DESCRIBE).startswith('[error]')
 
+    def test_what_the_log_shows(self, chat: Robot) -> None:
+        """What a terminal would obey is shown, and no line is as long as a message."""
+        chat.ask('\x1b]0;owned\x07 Hi\x7f \u202e')
+        assert r'prompt: \x1b]0;owned\x07 Hi\x7f \u202e' in chat.log
+        chat.ask('x' * 100_000)
+        assert max(map(len, chat.log.splitlines())) < 4000
+
     def test_too_long_prompt(self, chat: Robot) -> None:
         """A prompt that cannot fit the context is an error in words; the next one is answered."""
         assert chat.ask('x' * 30000).startswith('[error] the prompt takes')
