@@ -1,7 +1,7 @@
 # What a developer or a visitor needs; the robot's build is colcon's.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo bench check fuzz soak test test-web test-board test-aarch64 board-wheel audit format lint clean
+.PHONY: help demo bench check exact fuzz soak test test-web test-board test-aarch64 board-wheel audit format lint clean
 
 # A sourced ROS must not mix with the one in .venv.
 VENV := . scripts/without_ros.sh && .venv/bin/python
@@ -15,6 +15,7 @@ help:
 	@echo 'make test          run the tests (ARGS="-k name" chooses)'
 	@echo 'make soak          use real nodes at random, with faults, for two minutes; ARGS="--hours 8"'
 	@echo '                   takes longer, ARGS="--seed 1" repeats a run'
+	@echo 'make exact         random conversations, each answer held against a fresh engine (ARGS=2000)'
 	@echo 'make fuzz          feed all that is read from outside with nonsense (ARGS="--minutes 10")'
 	@echo 'make board-wheel   compile llama.cpp for the boards: a wheel in dist/, which pip installs there'
 	@echo 'make test-web      run the tests of the HTTP server and its page (installs Chromium)'
@@ -54,6 +55,11 @@ soak:
 	@scripts/bootstrap.sh test web plot interfaces
 	@scripts/interfaces.sh
 	@$(subst .venv/bin/python,PYTHONPATH=.:test .venv/bin/python,$(VENV)) test/soak.py $(ARGS)
+
+exact:
+	@scripts/bootstrap.sh test web
+	@. scripts/without_ros.sh && SEQUENCES=$(or $(ARGS),200) \
+	  .venv/bin/python -m pytest -q test/engine/test_reuse.py -k conversation
 
 fuzz:
 	@scripts/bootstrap.sh test web interfaces

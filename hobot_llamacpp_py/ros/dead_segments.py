@@ -15,7 +15,7 @@ from pathlib import Path
 __all__ = ['remove_dead_segments']
 
 _LOCK = re.compile(r'(fastrtps|fastdds)_[0-9a-f]{16}_el')  # those with `port` mend themselves
-_YOUNG = 60.0  # seconds: it may be about to be locked
+_YOUNG = 5.0  # seconds: it may be about to be locked
 
 
 def remove_dead_segments() -> None:
@@ -24,7 +24,7 @@ def remove_dead_segments() -> None:
         if not _LOCK.fullmatch(lock.name):
             continue
         with suppress(OSError):  # another user's; or gone, or it lives
-            if time.time() - lock.stat().st_mtime < _YOUNG:
+            if abs(time.time() - lock.stat().st_mtime) < _YOUNG:  # the clock may have been set
                 continue
             with lock.open() as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

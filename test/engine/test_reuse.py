@@ -1,8 +1,7 @@
 """Reusing the KV cache changes nothing but time, whatever happened before.
 
-`SEQUENCES=2000 pytest test/engine/test_reuse.py -k conversation` tries so many sequences of
-operations with each kind of model, other ones at each run; `--hypothesis-seed=1` repeats a run.
-Without it they are few and always the same, so that the same code is judged alike.
+`make exact ARGS=2000` tries so many sequences of operations with each kind of model, other ones at
+each run. In the tests they are few and always the same, so that the same code is judged alike.
 """
 
 from __future__ import annotations
@@ -207,11 +206,11 @@ BAD_EMBEDDINGS = [
 
 @pytest.mark.slow
 @settings(
-    max_examples=SEQUENCES or 5,
+    max_examples=SEQUENCES or 15,
     derandomize=not SEQUENCES,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-@given(st.lists(operations, min_size=1, max_size=10))
+@given(st.lists(operations, min_size=3, max_size=10))
 @example(BAD_EMBEDDINGS)
 def test_conversation(beside: tuple[Fresh, VisionEncoder], operations: list[Operation]) -> None:
     """Whatever has happened, an answer is that of a fresh engine, token by token."""

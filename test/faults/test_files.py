@@ -88,6 +88,7 @@ def damaged_decoder() -> bytes:
         ('llm_model_name', 'gguf', damaged_decoder(), 'llama.cpp does not go on: llama-vocab.cpp'),
         ('model_file_name', 'onnx', MODELS['internvl'][0].read_bytes()[:9999], 'cannot load'),
         ('model_file_name', 'gguf', (CONFIG / 'mmproj-nano_smolvlm.gguf').read_bytes()[:9999], ''),
+        ('image', 'jpg', (CONFIG / 'image2.jpg').read_bytes()[:9999], 'is not a picture that'),
     ],
 )
 def test_node_with_a_broken_model(
@@ -96,7 +97,7 @@ def test_node_with_a_broken_model(
     """It ends with one line, the last, and status 1; with the right file it then answers."""
     broken = tmp_path / f'broken.{suffix}'
     broken.write_bytes(content)
-    with start(feed_type=1, **{parameter: broken}) as robot:
+    with start(feed_type=int(parameter != 'image'), **{parameter: broken}) as robot:
         assert robot.wait_for_end() == 1
         fatal = [line for line in robot.log.splitlines() if 'INFO' not in line]
         assert len(fatal) == 1 and words in fatal[0], robot.log

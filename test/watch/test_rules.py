@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from nano import CONFIG
 
@@ -141,6 +142,23 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         with pytest.raises(RuleError, match='cannot be read') as error:
             load_rules(tmp_path / name)
     assert str(error.value).endswith('save it as UTF-8')
+
+
+def test_a_file_that_is_spoilt(tmp_path: Path) -> None:
+    """Cut off or changed anywhere, a file has rules or one line that says what is wrong."""
+    rng, path = np.random.default_rng(0), tmp_path / 'rules.yaml'
+    data = (CONFIG / 'watch.yaml').read_bytes()
+    for i in range(300):
+        spoilt = bytearray(data[: len(data) * i // 100] if i < 100 else data)
+        for at in rng.integers(len(data), size=4 if i >= 100 else 0):
+            spoilt[at] = rng.integers(256)
+        path.write_bytes(spoilt)
+        try:
+            assert load_rules(path)
+        except RuleError as error:
+            assert str(error).startswith(str(path)) and str(error).isprintable()
+    path.write_bytes(data)
+    assert len(load_rules(path)) > 1
 
 
 def test_answers_are_what_they_look_like(tmp_path: Path) -> None:
