@@ -218,7 +218,7 @@ def test_nohup(start: Start) -> None:
         assert robot.stop(signal.SIGTERM)[0] == 0
 
 
-@pytest.mark.parametrize('phase', [loading, encoding, idle])
+@pytest.mark.parametrize('phase', [loading, encoding, prefilling, decoding, idle])
 def test_kill_9(start: Start, encoders: dict[str, Path], phase: Callable) -> None:
     """Whenever the node is killed, its encoder's process ends by itself, in a second or so."""
     for _ in range(TRIES):
