@@ -20,6 +20,7 @@ import httpx2
 import numpy as np
 from image_messages import image_message
 from nano import answer, draw_scene
+from processes import wait_until
 from raw_images import nv12
 from robot import TIMEOUT, Robot
 from sensor_msgs.msg import CompressedImage, Image
@@ -478,6 +479,8 @@ class User:
         if pid := encoder_of(self._robot.process.pid):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+            # It may live on for a moment, and take the next picture with it.
+            wait_until(lambda: encoder_of(self._robot.process.pid) != pid, 'its end')
         text = self._robot.next_text()
         if not text.startswith('[error] '):
             self._check(self._scene, self._bgr, DESCRIBE, text)

@@ -12,6 +12,7 @@ from rclpy.parameter import Parameter
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
+from hobot_llamacpp_py.allocator import give_back_pages
 from hobot_llamacpp_py.engine.inbox import Inbox
 from hobot_llamacpp_py.errors import VlmError
 from hobot_llamacpp_py.files import find_file
@@ -40,6 +41,7 @@ __all__ = ['STOP_TIMEOUT', 'LlamacppNode']
 # else the two take it from each other until the prompt has reached llama.cpp.
 HEAD_START = 0.002
 
+TIDY_TICKS = 10  # of the diagnostics' timer: so many seconds at least between two times
 STOP_TIMEOUT = 0.6  # seconds that native code gets to end when the node stops
 
 
@@ -64,7 +66,7 @@ class LlamacppNode(Node):
         self._settings = settings = Settings(self)
         parameters = settings.current
         load = loader(settings, self.get_logger())
-        self._missed_publishers = 0
+        self._missed_publishers = self._n_ticks = 0
         self._results = Results(
             self,
             speech_topic=parameters.text_msg_pub_topic_name,
@@ -223,6 +225,10 @@ class LlamacppNode(Node):
         if self._watch:
             self._watch.check()
         engine, worker, reporter = self._worker.engine, self._worker, self._reporter
+        self._n_ticks += 1
+        if worker.state == 'idle' and self._n_ticks >= TIDY_TICKS:
+            self._n_ticks = 0
+            give_back_pages()
         self._diagnostics.publish(
             state=worker.state,
             error=reporter.last_error or (self._watch.trouble if self._watch else ''),

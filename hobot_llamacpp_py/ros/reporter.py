@@ -143,4 +143,4 @@ class Reporter:
 
 def _line(text: str) -> str:
     """Put a text on one line of the log, not without end."""
-    return printable(' '.join(text.split())[:1000])
+    return printable(' '.join(text.split())[:1000])[:1000]
