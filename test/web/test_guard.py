@@ -735,14 +735,17 @@ def test_who_asks_much_and_takes_nothing(port: int, impatient: None, is_well: No
             client.send(request('/v1/models') * 100)
 
 
-def test_slow_but_steady(port: int, impatient: None) -> None:
-    """Who takes its answer slowly gets all of it."""
+def test_slow_but_steady(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who takes its answer slowly gets all of it, though that takes longer than one may pause."""
+    monkeypatch.setattr(connection, 'PATIENCE', 1.5)
+    started = time.monotonic()
     with Raw(port, take=1 << 16) as client:
         client.send(request('/') * 59 + request('/', 'Connection: close'))
         got = b''
         while part := client.socket.recv(8000):
             got += part
-            time.sleep(0.005)
+            time.sleep(0.015)
+    assert time.monotonic() - started > 1.5
     lengths = re.findall(rb'content-length: (\d+)', got)
     assert len(lengths) == 60
     assert len(got) > sum(map(int, lengths)) > 1 << 20
