@@ -16,6 +16,7 @@ __all__ = [
     'Sample',
     'encoder_of',
     'growths',
+    'has_ended',
     'left_behind',
     'processes_with',
     'shared_memory_of',
@@ -117,6 +118,13 @@ def encoder_of(pid: int) -> int:
                 if b'encoder_child' in Path(f'/proc/{child}/cmdline').read_bytes():
                     return int(child)
     return 0
+
+
+def has_ended(pid: int) -> bool:
+    """Tell whether a process is gone, but for what its parent is still to be told."""
+    with suppress(OSError):
+        return Path(f'/proc/{pid}/stat').read_text().rpartition(') ')[2].startswith('Z')
+    return True
 
 
 def processes_with(folder: Path) -> list[int]:

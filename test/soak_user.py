@@ -25,7 +25,7 @@ from raw_images import nv12
 from robot import TIMEOUT, Robot
 from sensor_msgs.msg import CompressedImage, Image
 from served import data_url
-from soak_resources import Sample, encoder_of
+from soak_resources import Sample, encoder_of, has_ended
 from std_msgs.msg import Header, String
 
 from hobot_llamacpp_py.vision.pixels import nv12_to_bgr
@@ -479,8 +479,8 @@ class User:
         if pid := encoder_of(self._robot.process.pid):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            # It may live on for a moment, and take the next picture with it.
-            wait_until(lambda: encoder_of(self._robot.process.pid) != pid, 'its end')
+            # It takes a while to die, and the next picture with it.
+            wait_until(lambda: has_ended(pid), 'its end')
         text = self._robot.next_text()
         if not text.startswith('[error] '):
             self._check(self._scene, self._bgr, DESCRIBE, text)
