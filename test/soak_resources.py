@@ -123,7 +123,8 @@ def encoder_of(pid: int) -> int:
 def has_ended(pid: int) -> bool:
     """Tell whether a process is gone, but for what its parent is still to be told."""
     with suppress(OSError):
-        return Path(f'/proc/{pid}/stat').read_text().rpartition(') ')[2].startswith('Z')
+        state = Path(f'/proc/{pid}/stat').read_text().rpartition(') ')[2][:1]
+        return state == 'Z' and len(os.listdir(f'/proc/{pid}/task')) == 1
     return True
 
 
