@@ -95,6 +95,15 @@ def encode_all(
     ]
 
 
+def assert_fed(
+    board: str, folder: Path, values: dict[str, np.ndarray], pixels: np.ndarray
+) -> None:
+    """Assert that models with such inputs are fed these values when they are given a picture."""
+    found = encode_all(board, folder, [([], {'inputs': inputs}) for inputs in values], pixels)
+    for (inputs, right), embeddings in zip(values.items(), found, strict=True):
+        np.testing.assert_allclose(embeddings, expected(right, (4, 6)), atol=0.01, err_msg=inputs)
+
+
 def assert_refused(found: Sequence[np.ndarray | str], words: Sequence[str]) -> None:
     """Assert that each model of `encode_all` was refused, with its path and these words."""
     for i, (error, wanted) in enumerate(zip(found, words, strict=True)):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from emulated import (
     Model,
+    assert_fed,
     assert_refused,
     encode_all,
     expected,
@@ -70,11 +71,7 @@ def test_inputs(tmp_path: Path) -> None:
         'i u8 valid=1,8,8,3': PIXELS[:, :, ::-1],
         'i u8 valid=1,3,8,8': PIXELS[:, :, ::-1].transpose(2, 0, 1),
     }
-    models = [([], {'inputs': inputs}) for inputs in values]
-    found = encode_all('s100', tmp_path, models, PIXELS)
-    for inputs, embeddings in zip(values, found, strict=True):
-        right = expected(values[inputs], (4, 6))
-        np.testing.assert_allclose(embeddings, right, atol=0.01, err_msg=inputs)
+    assert_fed('s100', tmp_path, values, PIXELS)
 
 
 def test_outputs(tmp_path: Path) -> None:
