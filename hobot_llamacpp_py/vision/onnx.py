@@ -56,7 +56,6 @@ class OnnxEncoder:
             faulthandler.cancel_dump_traceback_later()
         self._run_options, self._new_options = ort.RunOptions(), ort.RunOptions
         self._timeout, self._is_closed = max(LOAD_TIMEOUT, config.timeout), False
-        self._watchdog = _Watchdog()
         inputs = self._session.get_inputs()
         if len(inputs) != 1 or inputs[0].type not in _FLOAT_TYPES:
             found = ', '.join(f'{i.name} {i.type}' for i in inputs)
@@ -66,19 +65,25 @@ class OnnxEncoder:
         self._output = self._session.get_outputs()[0].name
         self._spec = input_spec(inputs[0].shape, family, path)
         self.input_size = (self._spec.width, self._spec.height)
-        self.n_tokens, self.n_embd = self.encode(np.zeros((1, 1, 3), np.uint8)).shape
+        self._watchdog = _Watchdog()
+        try:
+            self.n_tokens, self.n_embd = self.encode(np.zeros((1, 1, 3), np.uint8)).shape
+        except BaseException:
+            self._watchdog.close()
+            raise
         self._timeout = config.timeout
 
     def encode(self, fitted: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return the embeddings of a fitted picture; the GIL is free meanwhile."""
         feed = {self._input: normalise(fitted, self._spec).astype(self._dtype, copy=False)}
         options = self._run_options
+        if options.terminate and not self._is_closed:  # the last run took too long, or just long
+            options = self._run_options = self._new_options()
         self._watchdog.watch(options, self._timeout)
         try:
             (output,) = self._session.run([self._output], feed, options)
         except Exception as error:
             if options.terminate and not self._is_closed:
-                self._run_options = self._new_options()
                 reason = f'{self._path}: no answer within {self._timeout:g} s; it was stopped'
                 raise InferenceError(reason, setting='EncoderConfig.timeout') from None
             raise InferenceError(f'{self._path}: ONNX Runtime failed: {text_of(error)}') from None
