@@ -206,7 +206,7 @@ BAD_EMBEDDINGS = [
 
 @pytest.mark.slow
 @settings(
-    max_examples=SEQUENCES or 15,
+    max_examples=SEQUENCES or 10,
     derandomize=not SEQUENCES,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
