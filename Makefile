@@ -58,8 +58,8 @@ soak:
 
 exact:
 	@scripts/bootstrap.sh test web
-	@. scripts/without_ros.sh && SEQUENCES=$(or $(ARGS),200) \
-	  .venv/bin/python -m pytest -q test/engine/test_reuse.py -k conversation
+	@export SEQUENCES=$(or $(ARGS),200) && \
+	  $(VENV) -m pytest -q test/engine/test_reuse.py -k conversation
 
 fuzz:
 	@scripts/bootstrap.sh test web interfaces

@@ -16,7 +16,6 @@ __all__ = [
     'Sample',
     'encoder_of',
     'growths',
-    'has_ended',
     'left_behind',
     'processes_with',
     'shared_memory_of',
@@ -118,14 +117,6 @@ def encoder_of(pid: int) -> int:
                 if b'encoder_child' in Path(f'/proc/{child}/cmdline').read_bytes():
                     return int(child)
     return 0
-
-
-def has_ended(pid: int) -> bool:
-    """Tell whether a process is gone, but for what its parent is still to be told."""
-    with suppress(OSError):
-        state = Path(f'/proc/{pid}/stat').read_text().rpartition(') ')[2][:1]
-        return state == 'Z' and len(os.listdir(f'/proc/{pid}/task')) == 1
-    return True
 
 
 def processes_with(folder: Path) -> list[int]:

@@ -20,12 +20,12 @@ import httpx2
 import numpy as np
 from image_messages import image_message
 from nano import answer, draw_scene
-from processes import wait_until
+from processes import Traces
 from raw_images import nv12
 from robot import TIMEOUT, Robot
 from sensor_msgs.msg import CompressedImage, Image
 from served import data_url
-from soak_resources import Sample, encoder_of, has_ended
+from soak_resources import Sample, encoder_of
 from std_msgs.msg import Header, String
 
 from hobot_llamacpp_py.vision.pixels import nv12_to_bgr
@@ -478,9 +478,9 @@ class User:
             self._robot.wait_for(lambda: self._robot.texts, 'an answer')
         if pid := encoder_of(self._robot.process.pid):
             with suppress(ProcessLookupError):
+                traces = Traces(self._robot.process.pid)
                 os.kill(pid, signal.SIGKILL)
-            # It takes a while to die, and the next picture with it.
-            wait_until(lambda: has_ended(pid), 'its end')
+                traces.wait_for_children()  # it takes a while to die, and the next picture with it
         text = self._robot.next_text()
         if not text.startswith('[error] '):
             self._check(self._scene, self._bgr, DESCRIBE, text)

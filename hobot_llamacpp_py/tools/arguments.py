@@ -21,6 +21,7 @@ __all__ = [
     'find_decoder',
     'find_edition',
     'number_below',
+    'number_from',
     'positive',
     'topic',
 ]
@@ -42,12 +43,21 @@ def number_below(limit: float) -> Callable[[str], float]:
     """Return the type of an argument that is a number above 0 and below a limit."""
 
     def read(text: str) -> float:
-        try:
-            number = float(text)
-        except ValueError:
-            number = 0.0
+        number = _number(text)
         if not 0 < number < limit:
             raise argparse.ArgumentTypeError(f'{text!r} is no number between 0 and {limit:g}')
+        return number
+
+    return read
+
+
+def number_from(low: float, high: float) -> Callable[[str], float]:
+    """Return the type of an argument that is a number of a range, its ends included."""
+
+    def read(text: str) -> float:
+        number = _number(text)
+        if not low <= number <= high:
+            raise argparse.ArgumentTypeError(f'{text!r} is no number from {low:g} to {high:g}')
         return number
 
     return read
@@ -74,13 +84,17 @@ def count(text: str) -> int:
 
 def positive(text: str) -> float:
     """Return the number above 0 that a text holds."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
+    number = _number(text)
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f'{text!r} is no number above 0')
     return number
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan  # which is in no range
 
 
 def find_edition(llm: str) -> Edition | None:

@@ -15,7 +15,7 @@ from hobot_llamacpp_py.config import ChatConfig
 from hobot_llamacpp_py.engine import Engine
 from hobot_llamacpp_py.errors import ImageError, PromptError, VlmError
 from hobot_llamacpp_py.files import find_file, text_of
-from hobot_llamacpp_py.tools.arguments import ArgumentParser, positive
+from hobot_llamacpp_py.tools.arguments import ArgumentParser, number_from, positive
 from hobot_llamacpp_py.tools.frames import frames_of
 from hobot_llamacpp_py.tools.model_options import Models, add_model_options, explained
 from hobot_llamacpp_py.tools.watch_table import Row, Table, summary
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         '--frame-reuse-threshold',
-        type=_levels,
+        type=number_from(0, 255),
         default=0.0,
         help='as the parameter of the node: grey levels, 0 to 255 (0)',
     )
@@ -73,21 +73,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _levels(text: str) -> float:
-    try:
-        levels = float(text)
-    except ValueError:
-        levels = -1.0
-    if not 0 <= levels <= 255:
-        raise argparse.ArgumentTypeError(f'{text!r} is no number from 0 to 255')
-    return levels
-
-
 def _watch(options: argparse.Namespace) -> None:
     rules = load_rules(find_file('FILE', options.rules))
     sources = [_found(source) for source in options.sources]
     for source in sources:  # before the models are loaded
-        frames_of(source, _ignore)
+        frames_of(source, lambda line: None)
     models = Models.of(options)
     if models.encoder is None:
         raise VlmError('--encoder: rules are about pictures, which need a vision encoder')
@@ -118,10 +108,6 @@ def _watch(options: argparse.Namespace) -> None:
         from hobot_llamacpp_py.tools.watch_plot import plot
 
         plot(rules, rows, options.plot)
-
-
-def _ignore(line: str) -> None:
-    pass
 
 
 def _found(source: str) -> Path:

@@ -241,8 +241,7 @@ def _listed(words: list[str]) -> str:
 
 
 def _name(value: object) -> str:
-    if isinstance(value, bool):
-        raise RuleError(f'name: YAML reads {_written(value)}; put it in quotes')
+    _refuse_bool('name', value)
     if not isinstance(value, str) or not _NAME.fullmatch(value) or len(value) > 100:
         raise RuleError(
             f'name {value!r} is no topic name: letters, digits and single underscores between'
@@ -255,8 +254,7 @@ def _name(value: object) -> str:
 
 def _text(key: str, *, empty: bool = False) -> Callable[[object], str]:
     def check(value: object) -> str:
-        if isinstance(value, bool):
-            raise RuleError(f'{key}: YAML reads {_written(value)}; put it in quotes')
+        _refuse_bool(key, value)
         if isinstance(value, float):
             raise RuleError(f'{key}: {value} is a number; put it in quotes, as it is to be')
         if not isinstance(value, (str, int)):
@@ -273,8 +271,10 @@ def _text(key: str, *, empty: bool = False) -> Callable[[object], str]:
     return check
 
 
-def _written(value: bool) -> str:
-    return 'yes, on and true as the same value' if value else 'no, off and false as the same value'
+def _refuse_bool(key: str, value: object) -> None:
+    if isinstance(value, bool):
+        words = 'yes, on and true' if value else 'no, off and false'
+        raise RuleError(f'{key}: YAML reads {words} as the same value; put it in quotes')
 
 
 def _kind(value: object) -> str:
