@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -24,13 +24,20 @@ def run_each(commands: Iterable[str]) -> str:
 
 
 @contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[None]:
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
     """Have a disk of some size in a new folder; skip the test where that cannot be."""
     folder.mkdir()
     mount = ['mount', '-t', 'tmpfs', '-o', f'size={size}', 'tmpfs', str(folder)]
     if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip('only root can make a small disk, and not everywhere')
     try:
-        yield
+        yield folder
     finally:
         subprocess.run(['umount', '-l', str(folder)], check=True)
+
+
+def fill(folder: Path) -> None:
+    """Take what room is left on a folder's disk."""
+    with (folder / 'other').open('wb', 0) as other, suppress(OSError):
+        while True:
+            other.write(bytes(4096))

@@ -50,10 +50,21 @@ SCARY = re.compile(
 FEWEST_STEPS = 80  # of each variant, so that growth can be told from noise
 END_TIMEOUT = 2.0  # seconds that a node gets to end
 
+SPOILT = """
+import functools, subprocess, threading, time
+kept = []
+def leak():
+    if not kept:
+        kept.append(open('/dev/shm/hobot_llamacpp_left', 'w'))
+        clean = 'sleep 60; rm -f /dev/shm/hobot_llamacpp_left'
+        kept.append(subprocess.Popen(['sh', '-c', clean], start_new_session=True))
+    kept.append((b'x' * 1_000_000, open('/dev/null')))
+    threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+"""
 SPOILS = {
     'wrong': "lambda self, end, text, *rest: end(self, text + '!', *rest)",
     'twice': 'lambda self, end, *all: (end(self, *all), end(self, *all))',
-    'leak': 'lambda self, end, *all: (kept.append(leaked()), end(self, *all))',
+    'leak': 'lambda self, end, *all: (leak(), end(self, *all))',
 }
 """What can be made wrong on purpose: what is done when an answer is published."""
 
@@ -124,8 +135,7 @@ def _spoil(installed: Path, what: str) -> None:
     """Make the installed package wrong."""
     (path,) = installed.glob('lib/python*/site-packages/hobot_llamacpp_py/ros/results.py')
     with path.open('a', encoding='utf-8') as file:
-        file.write('import functools\nkept = []\n')
-        file.write('leaked = lambda: (b"x" * 300_000, open("/dev/null"))\n')
+        file.write(SPOILT)
         file.write(f'Results.end = functools.partialmethod({SPOILS[what]}, Results.end)\n')
 
 

@@ -77,6 +77,7 @@ REFUSED_RULES = (
     'rules: [',
     'rules: 7',
 )
+QUEUE = 8  # prompts that may wait
 SCHEMA = json.dumps(
     {'type': 'object', 'properties': {'a': {'enum': ['x', 'y']}}, 'required': ['a']}
 )
@@ -127,6 +128,7 @@ class User:
             self.look_elsewhere: 6,
             self.ask_several: 2,
             self.follow_up: 3,
+            self.ask_too_many: 1,
             self.ask_for_json: 2,
             self.ask_by_parameter: 1,
             self.ask_by_http: 3,
@@ -256,6 +258,22 @@ class User:
             self._say(question)
         for question in questions:
             self._right(question)
+
+    def ask_too_many(self) -> None:
+        """Ask more than may wait: each question is answered, or told that it is not."""
+        self._begin(DESCRIBE)
+        questions = self._random.choices(QUESTIONS, k=QUEUE + self._random.randint(2, 5))
+        for question in questions:
+            self._say(question)
+            self._robot.serve(0.01)  # the middleware holds ten at a time, on either side
+        texts = [self._robot.next_text() for _ in self._asked]
+        # A refused one has its turn before those that wait.
+        self._robot.wait_for(lambda: len(self._turns) >= len(texts), 'the turn of each question')
+        assert sorted(self._turns) == sorted(self._asked), f'{self._turns}, not {self._asked}'
+        self._asked = self._turns[:]
+        for question, text in zip(self._turns, texts, strict=True):
+            if not text.startswith('[error] prompt refused'):
+                self._check(self._scene, self._bgr, question, text)
 
     def follow_up(self) -> None:
         """Have a conversation about one picture, which is forgotten in the middle, or not."""

@@ -73,27 +73,35 @@ class Inbox:
         """Notified when there is something new to do, or no more."""
         self._size = size
         self._items: deque[tuple[Item, float]] = deque()  # and when it came
+        self._between: deque[Task] = deque()
         self._interruptible: CancelToken | None = None
 
     def __len__(self) -> int:
         return len(self._items)
 
-    @property
-    def is_full(self) -> bool:
-        """Whether an item would be refused."""
+    def refuses(self) -> bool:
+        """Tell whether the queue is full: an item is refused then, and counted."""
         with self.changed:
-            return len(self._items) >= self._size
+            is_full = len(self._items) >= self._size
+            self.refused += is_full
+            return is_full
 
     def put(self, item: Item) -> bool:
         """Queue an item; False, and counted, if the queue is full."""
         with self.changed:
-            if len(self._items) >= self._size:
-                self.refused += 1
+            if self.refuses():
                 return False
             self._items.append((item, time.monotonic()))
             self._interrupt()
             self.changed.notify_all()
             return True
+
+    def put_between(self, task: Task) -> None:
+        """Have a task that takes no time done before the next item; as many may wait as items."""
+        with self.changed:
+            if len(self._between) < self._size:
+                self._between.append(task)
+                self.changed.notify_all()
 
     def withdraw(self, item: Item) -> None:
         """Take back what nobody wants any more, if it still waits."""
@@ -113,7 +121,7 @@ class Inbox:
         with self.changed:
             self.waited = 0.0
             while not self.is_closed:
-                if self._items:
+                if self._items or self._between:
                     return Work.ITEM
                 delay = sight_from() - time.monotonic() if has_sight() else math.inf
                 if delay <= 0:
@@ -124,6 +132,8 @@ class Inbox:
     def take(self) -> Item | None:
         """Take the oldest item of those that wait; None if it was withdrawn."""
         with self.changed:
+            if self._between:
+                return self._between.popleft()
             if not self._items:
                 return None
             item, came = self._items.popleft()

@@ -25,7 +25,7 @@ from hobot_llamacpp_py.ros.node_logger import NodeLogger
 from hobot_llamacpp_py.ros.parameters import explained
 from hobot_llamacpp_py.ros.picture_source import LocalPicture, NoPicture, PictureSource
 from hobot_llamacpp_py.ros.reporter import Reporter
-from hobot_llamacpp_py.ros.results import RELIABLE, Results
+from hobot_llamacpp_py.ros.results import RELIABLE, Refusal, Results
 from hobot_llamacpp_py.ros.settings import Settings
 from hobot_llamacpp_py.ros.timeline import steady_clock
 from hobot_llamacpp_py.ros.worker import Worker
@@ -169,16 +169,20 @@ class LlamacppNode(Node):
 
     def _on_prompt_message(self, message: String) -> None:
         self._enqueue(message.data)
-        time.sleep(HEAD_START)
+        if len(self._inbox) < 2:  # behind others nothing can be hurried
+            time.sleep(HEAD_START)
 
-    def _enqueue(self, prompt: str) -> bool:
-        taken = self._inbox.put(prompt)
-        if not taken:
-            self.get_logger().warning(
-                f'prompt refused, {self._settings.current.prompt_queue_size} are waiting already'
-                f' (prompt_queue_size): {prompt[:60]!r}'
-            )
-        return taken
+    def _enqueue(self, prompt: str) -> None:
+        if not self._inbox.put(prompt):
+            refusal = Refusal(prompt, self._refused(prompt), self._results)
+            self._inbox.put_between(refusal)
+
+    def _refused(self, prompt: str) -> str:
+        """Say why a prompt is not taken; return it."""
+        size = self._settings.current.prompt_queue_size
+        reason = f'prompt refused, {size} are waiting already (prompt_queue_size)'
+        self.get_logger().warning(f'{reason}: {prompt[:60]!r}')
+        return reason
 
     def _on_incompatible_qos(self, event: Any) -> None:
         self._missed_publishers = event.total_count
@@ -205,10 +209,8 @@ class LlamacppNode(Node):
             return SetParametersResult(successful=False, reason=explained(error))
         is_prompt = any(parameter.name == 'user_prompt' for parameter in parameters)
         prompt = changed.user_prompt if is_prompt else ''
-        if prompt and self._inbox.is_full:
-            self._enqueue(prompt)  # which counts it as refused, and says so
-            reason = f'{changed.prompt_queue_size} prompts are waiting already'
-            return SetParametersResult(successful=False, reason=reason)
+        if prompt and self._inbox.refuses():
+            return SetParametersResult(successful=False, reason=self._refused(prompt))
         if any(parameter.name == 'watch_file' for parameter in parameters):
             try:
                 self._watch_by(changed.watch_file)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import small_disk
+from commands import fill, small_disk
 from nano import CONFIG, MODELS, ROOT, answer, draw_scene
 from robot import Robot
 from video import RULES
@@ -29,16 +29,6 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     with small_disk(folder, '64k'):
         fill(folder)
         yield folder
-
-
-def fill(folder: Path) -> None:
-    """Take what room there is left."""
-    with (folder / 'other').open('wb', 0) as other:
-        try:
-            while True:
-                other.write(bytes(4096))
-        except OSError:
-            pass
 
 
 def tool(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:

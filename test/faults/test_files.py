@@ -15,10 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fuzz.run import load
+from fuzz.target import is_clear
 from nano import CONFIG, MODELS, ROOT, answer, draw_scene
-from robot import Robot
+from robot import PROFILES, Robot
 
-from hobot_llamacpp_py.errors import ImageError
+from hobot_llamacpp_py.errors import ImageError, ParameterError
+from hobot_llamacpp_py.files import read_text
 from hobot_llamacpp_py.vision.image_file import read_image
 
 Start = Callable[..., AbstractContextManager[Robot]]
@@ -232,6 +235,63 @@ def test_spoilt_pictures(tmp_path: Path) -> None:
             path.write_bytes(spoilt)
             with contextlib.suppress(ImageError):
                 assert read_image(path).ndim == 3
+
+
+SCHEMA = {
+    'type': 'object',
+    'properties': {
+        'shapes': {'type': 'array', 'items': {'enum': ['circle', '圆']}, 'maxItems': 3},
+        'place': {'type': 'string', 'pattern': '^(left|right)$'},
+        'n': {'type': 'integer', 'minimum': 0, 'maximum': 9},
+    },
+    'required': ['shapes', 'n'],
+}
+GRAMMAR = """# what is seen
+root ::= "The " shape " is " color ("." | " and " size ".")
+shape ::= "circle" | "star" | "正方形"
+color ::= [a-z]{3,6}
+size ::= ("very ")? "large" | "small"
+"""
+TEXTS = {
+    'json_schema': json.dumps(SCHEMA, ensure_ascii=False, indent=1).encode(),
+    'grammar': GRAMMAR.encode(),
+    'rules': (CONFIG / 'watch.yaml').read_bytes(),
+    'params': (CONFIG / 'params.yaml').read_bytes(),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', TEXTS)
+def test_broken_texts(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What people write, cut off at each of a hundred places, and with bytes flipped at random.
+
+    It can be used, or one line says what is wrong; what that means is what fuzzing checks.
+    """
+    pytest.importorskip('rclpy' if kind == 'params' else 'llguidance')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('ROS_DOMAIN_ID', '0')  # until the target has one, and as it was after that
+    monkeypatch.setenv(PROFILES, str(CONFIG / 'quick_discovery.xml'))
+    whole, rng = TEXTS[kind], np.random.default_rng(0)
+    broken = [whole[: len(whole) * i // 100] for i in range(100)]
+    for _ in range(3 * MANY):
+        spoilt = bytearray(whole)
+        for at in rng.integers(len(whole), size=rng.choice((1, 2, 8))):
+            spoilt[at] ^= int(rng.integers(1, 256))
+        broken.append(bytes(spoilt))
+    with load(kind) as target:
+        for content in [*broken, whole]:
+            if kind in ('rules', 'params'):
+                target.check(content)
+                continue
+            path = tmp_path / 'broken'
+            path.write_bytes(content)
+            try:
+                text = read_text(kind, str(path))
+            except ParameterError as error:
+                is_clear(error, kind, str(path), size=len(content))
+                assert content != whole
+            else:
+                target.check((text, 0))
 
 
 @pytest.mark.parametrize('content', [bytes(99), b'/**:\n  ros__param', b'a: ['])

@@ -22,6 +22,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from commands import fill, small_disk
 from domain import own_domain
 from nano import CONFIG, ROOT, answer, draw_scene
 from robot import NAMES, Robot
@@ -374,7 +375,7 @@ class TestSeveralAskers:
                 assert list(given) == [f'{text}\n' for text in right.values()]
 
     def test_a_refused_question(self, start: Start, tmp_path: Path) -> None:
-        """A question that the full queue refuses is not waited for without end."""
+        """A question that the full queue refuses is told so when its turn would be."""
         options = dict(feed_type=1, image_timeout=60.0, prompt_queue_size=1)
         with start(**options) as robot:
             robot.wait_until_ready()
@@ -387,7 +388,7 @@ class TestSeveralAskers:
                 client.type(f'{CIRCLE}\r')
                 robot.wait_for(lambda: robot.status['prompts dropped'] == '1', 'refusing')
                 robot.show(draw_scene(1)[1])
-                client.wait_for('error: no answer comes: the queue was full')
+                client.wait_for('error: prompt refused, 1 are waiting already (prompt_queue_size)')
                 client.wait_for(PROMPT)
 
 
@@ -436,6 +437,24 @@ class TestTerminal:
                 assert client.process.poll() == 0
         history = tmp_path / 'hobot_llamacpp_py' / 'chat_history'
         assert f'+{DESCRIBE}\n' in history.read_text()
+
+    def test_full_disk(self, start: Start, tmp_path: Path) -> None:
+        """Where no line can be kept any more, the question is asked all the same."""
+        with (
+            small_disk(tmp_path / 'disk', '64k') as disk,
+            start(image=CONFIG / 'image2.jpg') as robot,
+        ):
+            robot.wait_until_ready()
+            with terminal(robot.domain, disk) as client:
+                client.wait_for(PROMPT)
+                fill(disk)
+                for _ in range(2):
+                    client.type(f'{DESCRIBE}\r')
+                    client.wait_for(f'{SAMPLE}\n')
+                    client.wait_for(PROMPT)
+                assert client.process.poll() is None
+            history = disk / 'hobot_llamacpp_py' / 'chat_history'
+            assert not history.read_bytes()
 
     def test_cancel(self, start: Start, tmp_path: Path) -> None:
         """Ctrl-C while an answer comes in cancels it; the next question is answered."""
