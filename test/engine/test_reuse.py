@@ -76,7 +76,7 @@ KINDS: dict[str, tuple[Callable[[Path], Path], DecoderConfig, float]] = {
     'thinking': (write_thinking, CONFIG, 1e-4),
     'recurrent': (write_recurrent, CONFIG, 1e-4),
     'hybrid': (write_hybrid, CONFIG, 1e-4),
-    'sliding window': (write_sliding_window, CONFIG, 5e-3),
+    'sliding window': (write_sliding_window, CONFIG, 2e-3),
     'smolvlm, f16': (_write('smolvlm'), _config(kv_cache_type='f16', flash_attn='auto'), 1e-2),
     'internvl, q8_0': (_write('internvl'), Q8_0, 4e-2),
     'sliding window, q8_0': (write_sliding_window, Q8_0, 4e-2),
