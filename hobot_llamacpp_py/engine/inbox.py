@@ -48,6 +48,9 @@ Item = str | Task
 """A prompt, or a task."""
 
 
+MOST_NOTES = 8
+"""With the answer before them as many texts as whoever reads them holds, at the least: 10."""
+
 LONGEST = 3600.0
 """Seconds to wait before looking again: what changes is notified of."""
 
@@ -56,6 +59,7 @@ class Work(Enum):
     """What there is to do."""
 
     ITEM = 'item'
+    NOTE = 'note'
     SIGHT = 'sight'
     """The lookout has a frame encoded."""
     END = 'end'
@@ -73,7 +77,7 @@ class Inbox:
         """Notified when there is something new to do, or no more."""
         self._size = size
         self._items: deque[tuple[Item, float]] = deque()  # and when it came
-        self._between: deque[Task] = deque()
+        self._notes: deque[Callable[[], object]] = deque()
         self._interruptible: CancelToken | None = None
 
     def __len__(self) -> int:
@@ -96,11 +100,15 @@ class Inbox:
             self.changed.notify_all()
             return True
 
-    def put_between(self, task: Task) -> None:
-        """Have a task that takes no time done before the next item; as many may wait as items."""
+    def __contains__(self, item: object) -> bool:
         with self.changed:
-            if len(self._between) < self._size:
-                self._between.append(task)
+            return any(waiting == item for waiting, _ in self._items)
+
+    def put_note(self, note: Callable[[], object]) -> None:
+        """Have something told before the next item, unless `MOST_NOTES` wait for that already."""
+        with self.changed:
+            if len(self._notes) < MOST_NOTES:
+                self._notes.append(note)
                 self.changed.notify_all()
 
     def withdraw(self, item: Item) -> None:
@@ -113,7 +121,7 @@ class Inbox:
         has_sight: Callable[[], bool] = lambda: False,
         sight_from: Callable[[], float] = lambda: 0.0,
     ) -> Work:
-        """Wait for an item, else for a frame that was encoded.
+        """Wait for a note or an item, else for a frame that was encoded.
 
         Args:
             sight_from: tells when such a frame may be taken, on the steady clock.
@@ -121,7 +129,9 @@ class Inbox:
         with self.changed:
             self.waited = 0.0
             while not self.is_closed:
-                if self._items or self._between:
+                if self._notes:
+                    return Work.NOTE
+                if self._items:
                     return Work.ITEM
                 delay = sight_from() - time.monotonic() if has_sight() else math.inf
                 if delay <= 0:
@@ -132,13 +142,16 @@ class Inbox:
     def take(self) -> Item | None:
         """Take the oldest item of those that wait; None if it was withdrawn."""
         with self.changed:
-            if self._between:
-                return self._between.popleft()
             if not self._items:
                 return None
             item, came = self._items.popleft()
             self.waited = time.monotonic() - came
             return item
+
+    def take_note(self) -> Callable[[], object]:
+        """Take the oldest of what is to be told, of which there is something."""
+        with self.changed:
+            return self._notes.popleft()
 
     @contextmanager
     def interruptible(self) -> Iterator[CancelToken]:

@@ -100,6 +100,13 @@ class CameraFrames:
         encoded = self._frames.take_encoded(max_age, cancel, newest=newest)
         return encoded or self._newest(cancel)
 
+    def look(self, cancel: CancelToken) -> Sight | None:
+        max_age = self._parameters().max_image_age
+        return self._frames.take_encoded(max_age, cancel, newest=True) or self._newest(cancel)
+
+    def forget_prepared(self) -> None:
+        self._prepared = None
+
     @property
     def published(self) -> int:
         """Frames that were published so far, looked at or not."""
@@ -112,7 +119,9 @@ class CameraFrames:
 
     def newest(self) -> tuple[object, Callable[[], Bgr]] | None:
         frame = self._frames.newest()
-        return None if frame is None else (frame.received, frame.bgr)
+        if frame is None or not frame.is_fresh(self._parameters().max_image_age):
+            return None
+        return frame.received, frame.bgr
 
     def describe(self, is_read: bool) -> Mapping[str, object]:
         images, frames = self._images, self._frames

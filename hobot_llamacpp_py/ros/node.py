@@ -25,7 +25,7 @@ from hobot_llamacpp_py.ros.node_logger import NodeLogger
 from hobot_llamacpp_py.ros.parameters import explained
 from hobot_llamacpp_py.ros.picture_source import LocalPicture, NoPicture, PictureSource
 from hobot_llamacpp_py.ros.reporter import Reporter
-from hobot_llamacpp_py.ros.results import RELIABLE, Refusal, Results
+from hobot_llamacpp_py.ros.results import RELIABLE, Results
 from hobot_llamacpp_py.ros.settings import Settings
 from hobot_llamacpp_py.ros.timeline import steady_clock
 from hobot_llamacpp_py.ros.worker import Worker
@@ -173,9 +173,11 @@ class LlamacppNode(Node):
             time.sleep(HEAD_START)
 
     def _enqueue(self, prompt: str) -> None:
-        if not self._inbox.put(prompt):
-            refusal = Refusal(prompt, self._refused(prompt), self._results)
-            self._inbox.put_between(refusal)
+        if self._inbox.put(prompt):
+            return
+        reason = self._refused(prompt)
+        if prompt not in self._inbox:  # else whoever asks takes the answer to that for his
+            self._inbox.put_note(lambda: self._results.refuse(prompt, reason))
 
     def _refused(self, prompt: str) -> str:
         """Say why a prompt is not taken; return it."""

@@ -44,6 +44,12 @@ class PictureSource(Protocol):
             newest: the newest there is, though something else may be encoded already.
         """
 
+    def look(self, cancel: CancelToken) -> Sight | None:
+        """Return the newest there is, for somebody else than those who it is prepared for."""
+
+    def forget_prepared(self) -> None:
+        """Prepare anew for the next question."""
+
     def newest(self) -> tuple[object, Callable[[], Bgr]] | None:
         """Return what there is to see now, with an identity; None for nothing. From any thread.
 
@@ -71,6 +77,12 @@ class NoPicture:
 
     def next(self, cancel: CancelToken, *, newest: bool) -> Sight | None:
         return None
+
+    def look(self, cancel: CancelToken) -> Sight | None:
+        return None
+
+    def forget_prepared(self) -> None:
+        pass
 
     def newest(self) -> tuple[object, Callable[[], Bgr]] | None:
         return None
@@ -106,6 +118,12 @@ class LocalPicture:
 
     def next(self, cancel: CancelToken, *, newest: bool) -> Sight | None:
         return self._sight
+
+    def look(self, cancel: CancelToken) -> Sight | None:
+        return self._sight
+
+    def forget_prepared(self) -> None:
+        pass
 
     def newest(self) -> tuple[object, Callable[[], Bgr]] | None:
         return self._path, self._read

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from rclpy.duration import Duration
 from rclpy.node import Node
@@ -12,13 +11,11 @@ from rclpy.publisher import Publisher
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import Header, String
 
-from hobot_llamacpp_py.engine import CancelToken, Vlm
-from hobot_llamacpp_py.engine.inbox import Look
 from hobot_llamacpp_py.engine.segmenter import SpeechSegmenter
 from hobot_llamacpp_py.ros.perception_targets import PerceptionTargets
 from hobot_llamacpp_py.ros.timeline import Interval
 
-__all__ = ['PIECES', 'RELIABLE', 'Refusal', 'Results']
+__all__ = ['PIECES', 'RELIABLE', 'Results']
 
 RELIABLE = QoSProfile(
     reliability=ReliabilityPolicy.RELIABLE, history=HistoryPolicy.KEEP_LAST, depth=10
@@ -98,6 +95,11 @@ class Results:
         """Publish that a prompt failed."""
         self._send(self._text, f'[error] {error}')
 
+    def refuse(self, prompt: str, reason: str) -> None:
+        """Publish why a prompt is not answered, as a turn of its own: no other one runs now."""
+        self.begin(prompt, fillers='')
+        self.error(reason)
+
     def _send(self, publisher: Publisher, text: str) -> None:
         try:
             publisher.publish(String(data=text))
@@ -121,18 +123,3 @@ class Results:
 
     def _whole_answers(self) -> list[Publisher]:
         return [self._text, *([self.targets.publisher] if self.targets else [])]
-
-
-@dataclass
-class Refusal:
-    """A task that tells the asker of a prompt why it is not answered, in a turn of its own."""
-
-    prompt: str
-    reason: str
-    results: Results
-    cancel: CancelToken = field(default_factory=CancelToken)
-
-    def run(self, engine: Vlm, look: Look) -> None:
-        """Publish it: nobody else's answer runs now."""
-        self.results.begin(self.prompt, fillers='')
-        self.results.error(self.reason)

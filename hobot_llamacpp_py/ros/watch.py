@@ -20,6 +20,7 @@ from hobot_llamacpp_py.ros.parameters import Parameters, explained
 from hobot_llamacpp_py.ros.picture_source import PictureSource
 from hobot_llamacpp_py.ros.results import Results
 from hobot_llamacpp_py.ros.sight import Sight
+from hobot_llamacpp_py.ros.watch_frames import WatchFrames
 from hobot_llamacpp_py.ros.watch_results import WatchResults
 from hobot_llamacpp_py.watch.pace import Pace
 from hobot_llamacpp_py.watch.rules import Value, load_rules
@@ -31,29 +32,6 @@ __all__ = ['Watch']
 log = logging.getLogger(__name__)
 
 WATCHING, NO_IMAGES, OFF = 'watching', 'no images', 'off'
-
-
-class Counts:
-    """What became of the frames."""
-
-    def __init__(self) -> None:
-        self.published_before = 0
-        """Frames that there were before the watch began."""
-        self.judged = 0
-        """Frames that were asked about."""
-        self._looked = 0  # those, and frames that there was nothing to ask about
-        self._newest = -math.inf  # when the newest of these was received
-
-    def look(self, sight: Sight) -> None:
-        """Count a frame, unless it was before: a question may be about one that was seen."""
-        if sight.frame and sight.frame.received > self._newest:
-            self._newest = sight.frame.received
-            self._looked += 1
-
-    def skipped(self, source: CameraFrames | None) -> int:
-        """Return how many there were no looks at."""
-        published = source.published if source else 0
-        return max(0, published - self.published_before - self._looked)
 
 
 class Watch:
@@ -86,7 +64,6 @@ class Watch:
         self._watcher.rules = load_rules(path)  # before there is anything that a miss would leave
         self._results = WatchResults(node, results)
         self._results.set_rules(self._watcher.rules)
-        self._source: CameraFrames | None = None
         self._is_enabled = True
         self._last_error = self._file_error = ''
         self._begun = time.monotonic()
@@ -94,7 +71,7 @@ class Watch:
         """What the watch does; `no images` until there are some again."""
         self.is_held = False
         """A person is being answered: no frame is encoded for the rules meanwhile."""
-        self.counts = Counts()
+        self.frames = WatchFrames()
         node.create_service(SetBool, '~/watch/enable', self._on_enable)
 
     @property
@@ -105,8 +82,7 @@ class Watch:
     def follow(self, source: PictureSource) -> None:
         """Watch what a source shows, from when there is an engine."""
         assert isinstance(source, CameraFrames)  # others are refused with the parameters
-        self._source = source
-        self.counts.published_before = source.published
+        self.frames.follow(source)
         self._begin()
         source.watch(self.wanted_from)
 
@@ -129,8 +105,8 @@ class Watch:
     def check(self) -> None:
         """See whether the rules' file has changed, and whether images still come."""
         self._follow_file()
-        if self._source:
-            self._check_images(self._source.received())
+        if self.frames.are_followed:
+            self._check_images(self.frames.received())
 
     def _follow_file(self) -> None:
         """Read the rules again if their file has changed; a wrong one changes nothing."""
@@ -171,7 +147,7 @@ class Watch:
             return True
         frame = sight.frame.received if sight.frame else None
         if not self._watcher.has_work(sight.picture, frame):
-            self.counts.look(sight)
+            self.frames.look(sight)
             self._pace.idle(begun, self._seeing(sight))
             return True
         self._pace.begin(begun)
@@ -183,12 +159,13 @@ class Watch:
                     break
         except CancelledError:
             self._pace.interrupt(time.monotonic() - begun)
+            self.frames.begun = sight
             return False
         except Exception as failure:
             error = explained(failure)
         self._pace.end(time.monotonic() - begun, self._seeing(sight))
-        self.counts.look(sight)
-        self.counts.judged += n_found > 0
+        self.frames.look(sight)
+        self.frames.judged += n_found > 0
         if error and error != self._last_error:
             path = self._file and self._file.path
             log.error('%s: a standing question cannot be asked: %s', path, error)
@@ -214,7 +191,7 @@ class Watch:
     def _begin(self) -> None:
         """Begin anew; an image of long ago is none."""
         self._begun = time.monotonic()
-        self._enter(self._state_by(self._source.received() if self._source else None))
+        self._enter(self._state_by(self.frames.received()))
 
     def _state_by(self, received: float | None) -> str:
         """Return what there is to do.
@@ -253,8 +230,8 @@ class Watch:
         return {
             'watch': self._state_now,
             'watch error': self._error,
-            'watch frames judged': self.counts.judged,
-            'watch frames skipped': self.counts.skipped(self._source),
+            'watch frames judged': self.frames.judged,
+            'watch frames skipped': self.frames.skipped(),
             **shown,
         }
 
@@ -287,6 +264,7 @@ class Watch:
             elif self.state == NO_IMAGES and state == WATCHING:
                 log.info('images come again: watching')
             self.state = state
+            self.frames.forget_left()
             self._watcher.forget()
             if state != WATCHING:
                 self._results.withdraw()

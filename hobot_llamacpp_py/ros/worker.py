@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
@@ -113,7 +112,6 @@ class Worker(threading.Thread):
         """May be replaced before the thread is started."""
         self.watch: Watch | None = None
         """Standing questions, from when there are some; may be set at any time."""
-        self._unwatched: deque[Sight] = deque(maxlen=2)  # what rules are still to be asked about
         self._chat: Chat | None = None
         self._running: CancelToken | None = None
         self._lock = threading.Lock()
@@ -169,7 +167,7 @@ class Worker(threading.Thread):
         return self._inbox.wait(self._has_sight, self._sight_from)
 
     def _has_sight(self) -> bool:
-        return bool(self._unwatched) or self._source.has_news()
+        return bool(self.watch and self.watch.frames.has_left) or self._source.has_news()
 
     def _sight_from(self) -> float:
         """Return when there may be a look at what is there, on the steady clock."""
@@ -182,7 +180,9 @@ class Worker(threading.Thread):
 
     def _work(self, work: Work) -> None:
         parameters = self._settings.current
-        if work is Work.ITEM:
+        if work is Work.NOTE:
+            self._inbox.take_note()()
+        elif work is Work.ITEM:
             item = self._inbox.take()
             if item is None:  # withdrawn
                 return
@@ -224,6 +224,7 @@ class Worker(threading.Thread):
         with self._cancellable() as cancel:
             try:
                 if sight := see(cancel):
+                    self._also_watch(sight)
                     self._prepare(sight, cancel)
             except CancelledError:
                 pass
@@ -233,20 +234,18 @@ class Worker(threading.Thread):
     def _attend(self, prepares: bool) -> None:
         """See what the lookout has seen: ask the standing questions, prepare for others."""
         watch = self.watch if self.watch and self.watch.is_on else None
+        max_age = self._settings.current.max_image_age
         may_look = watch is not None and watch.look_from() <= time.monotonic()
-        if watch is None:
-            self._unwatched.clear()
-        sight = self._unwatched.popleft() if may_look and self._unwatched else self._source.seen()
+        sight = watch.frames.take_left(max_age) if watch and may_look else None
+        sight = sight or self._source.seen()
         if sight is None:
             return
-        max_age = self._settings.current.max_image_age
         if watch and may_look and sight.was_fresh(max_age):
             self.state = 'watching'
             with self._inbox.interruptible() as cancel:
                 assert self._chat is not None
                 config = self._settings.chat_config
                 if not watch.look(self._chat.engine, sight, config, cancel):
-                    self._unwatched.appendleft(sight)
                     return
         if prepares and sight.is_fresh(max_age):
             self._prepare_for_question(lambda cancel: sight)
@@ -273,18 +272,20 @@ class Worker(threading.Thread):
         self.state = 'answering'
         with self._cancellable(task.cancel):
             task.run(self._chat.engine, self._look)
+        if self._settings.current.prepares_ahead:  # the KV cache is the task's now
+            self._source.forget_prepared()
 
     def _look(self, cancel: CancelToken) -> View:
-        sight = self._source.next(cancel, newest=True)
+        sight = self._source.look(cancel)
         if sight is None:
             raise PromptError('this is a text chat (feed_type 2): there is nothing to see')
         self._also_watch(sight)
         return View(sight.picture, sight.read)
 
     def _also_watch(self, sight: Sight | None) -> None:
-        """Have the rules asked about what a question is about: the lookout does not see it."""
+        """Have the rules asked about what somebody else took: the lookout does not see it."""
         if sight and self.watch and self.watch.is_on:
-            self._unwatched.append(sight)
+            self.watch.frames.note_taken(sight)
 
     @contextmanager
     def _cancellable(self, cancel: CancelToken | None = None) -> Iterator[CancelToken]:

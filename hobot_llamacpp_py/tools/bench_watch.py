@@ -183,12 +183,12 @@ class Watching:
     def frames_a_second(self, n: int) -> float:
         """Return how many frames are judged a second, over n of them."""
         self._wait_for(2)
-        first, started = self.watch.counts.judged, time.monotonic()
+        first, started = self.watch.frames.judged, time.monotonic()
         self._wait_for(first + n)
-        return (self.watch.counts.judged - first) / (time.monotonic() - started)
+        return (self.watch.frames.judged - first) / (time.monotonic() - started)
 
     def _wait_for(self, n: int) -> None:
-        while self.watch.counts.judged < n:
+        while self.watch.frames.judged < n:
             if self._listener.error or not self._worker.is_alive():
                 raise VlmError(self._listener.error or 'the inference thread has ended')
             time.sleep(0.002)

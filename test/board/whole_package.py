@@ -14,13 +14,14 @@ import hobot_llamacpp_py
 from hobot_llamacpp_py.config import DecoderConfig, SamplingConfig
 from hobot_llamacpp_py.engine import Engine, Turn
 
+OF_ROS = ('rclpy', '_msgs', '_srvs', '_interfaces')  # ends of its packages' names
 print(f'{platform.machine()}, numpy {np.__version__}, OpenCV {cv2.__version__}')
 for module in pkgutil.walk_packages(hobot_llamacpp_py.__path__, 'hobot_llamacpp_py.'):
     if not module.name.startswith(('hobot_llamacpp_py.ros', 'hobot_llamacpp_py.__main__')):
         try:
             importlib.import_module(module.name)
         except ModuleNotFoundError as error:
-            if error.name != 'rclpy':
+            if not str(error.name).endswith(OF_ROS):
                 raise
 print('everything imports but what needs ROS')
 

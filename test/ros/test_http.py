@@ -54,6 +54,28 @@ def test_camera(start: Start) -> None:
         assert robot.texts == []
 
 
+@pytest.mark.parametrize('wake_words', ['你好', ''])
+def test_camera_beside_what_is_prepared(start: Start, wake_words: str) -> None:
+    """`camera:` is the newest frame, and not the one that is prepared for somebody else."""
+    port = free_port()
+    options = dict(pre_infer=1, wake_words=wake_words, pre_infer_period=30.0)
+    with start(feed_type=1, http_port=port, **options) as robot:
+        robot.wait_until_ready()
+        (prepared, bgr), (newest, other) = draw_scene(1), draw_scene(2)
+        robot.show(bgr)
+        if wake_words:
+            robot.say(wake_words)
+        assert robot.status
+        robot._status.clear()
+        robot.wait_for(lambda: robot.status['frames received'] == '1', 'preparing')
+        robot.wait_for(lambda: robot.status['state'] == 'idle', 'having prepared')
+        robot.show(other)
+        assert ask(client_of(port), DESCRIBE) == answer(newest, DESCRIBE)
+        # What a person has prepared stays hers; else there is the newest.
+        mine = prepared if wake_words else newest
+        assert robot.ask(DESCRIBE) == answer(mine, DESCRIBE)
+
+
 def test_no_camera(start: Start) -> None:
     """Where no frame comes, the client is told what the log would say."""
     port = free_port()

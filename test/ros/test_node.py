@@ -749,32 +749,34 @@ class TestControl:
     def test_full_queue(self, start: Start) -> None:
         """When too many prompts wait, the newest is refused, counted, logged and told so.
 
-        Its error has a turn of its own: nobody's pieces and no other text are mixed with it. Those
-        told so are no more than may wait.
+        Its error has a turn of its own: nobody's pieces and no other text are mixed with it. Of a
+        flood eight are told, for whoever reads that holds ten; and none that waits already.
         """
         turns: list[str] = []
-        refused = 'prompt refused, 2 are waiting already (prompt_queue_size)'
+        reason = 'prompt refused, 2 are waiting already (prompt_queue_size)'
         with start(feed_type=1, image_timeout=60.0, prompt_queue_size=2) as robot:
             robot.listen('/llamacpp_node/prompt', lambda message: turns.append(message.data))
             robot.wait_until_ready()
             robot.say('first')
             robot.wait_for(lambda: robot.status['state'] == 'waiting for an image', 'waiting')
-            prompts = [DESCRIBE, QUESTIONS[1], 'fourth', 'fifth', 'sixth']
-            for prompt in prompts:
+            refused = [f'refused {i}' for i in range(10)]
+            for prompt in (DESCRIBE, QUESTIONS[1], DESCRIBE, *refused):
                 robot.say(prompt)
-            robot.wait_for(lambda: robot.status['prompts dropped'] == '3', 'refusing')
-            assert f"{refused}: 'fourth'" in robot.log
-            assert robot.set_parameter('user_prompt', 'seventh') == (False, refused)
+                robot.serve(0.01)
+            robot.wait_for(lambda: robot.status['prompts dropped'] == '11', 'refusing')
+            assert f"{reason}: 'refused 0'" in robot.log
+            assert robot.set_parameter('user_prompt', 'by parameter') == (False, reason)
             assert not robot.texts
             scene, bgr = draw_scene(1)
             robot.show(bgr)
-            texts = [robot.next_text() for _ in range(5)]
-            assert texts[1:3] == [f'[error] {refused}'] * 2
-            assert texts[3:] == [answer(scene, DESCRIBE), answer(scene, QUESTIONS[1])]
-            robot.wait_for(lambda: len(turns) == 5, 'naming')
-            assert turns == ['first', 'fourth', 'fifth', DESCRIBE, QUESTIONS[1]]
-            robot.wait_for(lambda: ''.join(robot.partials) == texts[0] + texts[3] + texts[4])
-            robot.wait_for(lambda: robot.status['prompts dropped'] == '4', 'counting')
+            texts = [robot.next_text() for _ in range(11)]
+            assert texts[1:9] == [f'[error] {reason}'] * 8
+            assert texts[9:] == [answer(scene, DESCRIBE), answer(scene, QUESTIONS[1])]
+            robot.wait_for(lambda: len(turns) == 11, 'naming')
+            assert turns == ['first', *refused[:8], DESCRIBE, QUESTIONS[1]]
+            given = texts[0] + texts[9] + texts[10]
+            robot.wait_for(lambda: ''.join(robot.partials) == given, 'all pieces')
+            robot.wait_for(lambda: robot.status['prompts dropped'] == '12', 'counting')
 
     def test_cancel_while_waiting_for_an_image(self, start: Start) -> None:
         """~/cancel also ends the wait for a frame."""

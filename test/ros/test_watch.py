@@ -481,6 +481,38 @@ def test_a_question_interrupts_a_round(start: Start, rules: Path) -> None:
         watcher.judged(1, len(TYPES) + n)
 
 
+@pytest.mark.parametrize('stops', [False, True])
+def test_a_question_makes_no_old_news(start: Start, rules: Path, stops: bool) -> None:
+    """What a question was about is not judged when something newer is there, or nothing is."""
+    options = {**WATCHING, 'image_timeout': 1.5 if stops else 60.0}
+    with start(watch_file=rules, watch_period=3.0, **options) as robot:
+        watcher = Watcher(robot)
+        watcher.see(draw_scene(5)[1])
+        scene, bgr = draw_scene(6)
+        watcher.show(bgr)
+        assert robot.ask(COUNT) == answer(scene, COUNT)
+        if stops:
+            robot.wait_for(lambda: 'no images' in watcher.states, 'no images')
+        newest = watcher.show(draw_scene(8)[1])
+        watcher.judged(newest)
+        assert {e['stamp']['sec'] for e in watcher.evaluations} == {1, newest}
+
+
+def test_a_wake_word_makes_no_old_news(start: Start, rules: Path) -> None:
+    """What it prepares is judged if nothing else is there, and not when the question comes."""
+    with start(watch_file=rules, pre_infer=1, **WATCHING) as robot:
+        watcher = Watcher(robot)
+        scene, bgr = draw_scene(5)
+        robot.say('你好')
+        robot.wait_for(lambda: robot.status['state'] == 'preparing', 'the wake word')
+        watcher.see(bgr)
+        watcher.see(draw_scene(6)[1])
+        n = len(watcher.evaluations)
+        assert robot.ask(COUNT) == answer(scene, COUNT)
+        robot.serve(0.5)
+        assert len(watcher.evaluations) == n
+
+
 def test_perception_targets(start: Start, rules: Path) -> None:
     """With ai_msgs a change is told there, too, with its probability."""
     with start(watch_file=rules, togetheros=True, **WATCHING) as robot:
