@@ -1,6 +1,7 @@
 """The documents: complete in both languages, and true where a test can tell."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -197,6 +198,24 @@ def test_lists_of_parameters_are_up_to_date() -> None:
     script = ROOT / 'scripts' / 'update_parameters.py'
     result = subprocess.run([sys.executable, script, '--check'], capture_output=True, text=True)
     assert (result.stdout, result.returncode) == ('', 0)
+
+
+@pytest.mark.parametrize('name', ['python.md', 'python_cn.md'])
+def test_python_program_runs(name: str) -> None:
+    """The other Python examples are one program, which says what is in the picture."""
+    pytest.importorskip('llguidance')
+    page = (ROOT / 'docs' / name).read_text('utf-8')
+    program = ''.join(part.split('```')[0] for part in page.split('```python\n')[2:])
+    result = subprocess.run(
+        [sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    first, color, sentence, *verdicts = result.stdout.splitlines()
+    assert first.startswith('There are three shapes. stop ')
+    assert json.loads(color)['color'] in ('red', 'green', 'blue')  # it has never seen JSON
+    assert sentence == 'The circle is red.'
+    assert verdicts[0].startswith('What color is the circle? The circle is red 0.9')
+    assert verdicts[1].startswith('Is there a star? Answer yes or no. Yes 0.9')
 
 
 def test_python_example_runs() -> None:

@@ -83,6 +83,19 @@ def test_a_video(rules: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert 'video.avi 1.00 s' in capsys.readouterr().out
 
 
+def test_pictures_a_second(rules: Path, tmp_path: Path) -> None:
+    """Pictures have no time of their own: each is looked at, so many a second."""
+    folder, table = tmp_path / 'pictures', tmp_path / 'found.csv'
+    folder.mkdir()
+    for n in range(4):
+        cv2.imwrite(str(folder / f'{n}.png'), draw_scene(n)[1])
+    watch.main([str(rules), str(folder), *MODEL, '--rate', '2', '--csv', str(table)])
+    found = {(row['picture'], row['seconds']) for row in csv.DictReader(table.open('r'))}
+    assert {(name, float(seconds)) for name, seconds in found} == {
+        (f'{n}.png', n / 2) for n in range(4)
+    }
+
+
 def test_what_cannot_be_done(
     rules: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,7 +15,7 @@ from rclpy.exceptions import NameValidationException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.expand_topic_name import expand_topic_name
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.validate_full_topic_name import validate_full_topic_name
 from sensor_msgs.msg import CompressedImage, Image
 
@@ -96,11 +96,11 @@ def _images(node: Node, executor: SingleThreadedExecutor, topic: str) -> Iterato
             known = ', '.join(_IMAGES)
             yield Result('failure', f'{said}, which is no image', f'publish one of {known}')
         else:
-            yield _rate(node, executor, name, _IMAGES[kind], said)
+            yield _rate(node, executor, name, info, said)
 
 
 def _rate(
-    node: Node, executor: SingleThreadedExecutor, topic: str, kind: type, said: str
+    node: Node, executor: SingleThreadedExecutor, topic: str, info: Any, said: str
 ) -> Result:
     count = 0
 
@@ -108,10 +108,11 @@ def _rate(
         nonlocal count
         count += 1
 
-    # As bytes: what is in them does not matter here. BEST_EFFORT fits every publisher.
-    subscription = node.create_subscription(
-        kind, topic, on_image, qos_profile_sensor_data, raw=True
-    )
+    # As bytes: what is in them does not matter here. As RELIABLE as the publisher, as the node's
+    # own subscription is: of large images little arrives otherwise.
+    qos = QoSProfile(depth=1, reliability=info.qos_profile.reliability)
+    kind = _IMAGES[info.topic_type]
+    subscription = node.create_subscription(kind, topic, on_image, qos, raw=True)
     _spin(executor, 1.0, lambda: count > 0)
     count = 0
     seconds = _spin(executor, WATCH)

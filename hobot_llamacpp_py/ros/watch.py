@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rclpy.node import Node
@@ -23,7 +23,7 @@ from hobot_llamacpp_py.ros.sight import Sight
 from hobot_llamacpp_py.ros.watch_frames import WatchFrames
 from hobot_llamacpp_py.ros.watch_results import WatchResults
 from hobot_llamacpp_py.watch.pace import Pace
-from hobot_llamacpp_py.watch.rules import Value, load_rules
+from hobot_llamacpp_py.watch.rules import Rule, Value, load_rules
 from hobot_llamacpp_py.watch.rules_file import RulesFile
 from hobot_llamacpp_py.watch.watcher import Evaluation, Watcher
 
@@ -72,6 +72,7 @@ class Watch:
         self.is_held = False
         """A person is being answered: no frame is encoded for the rules meanwhile."""
         self.frames = WatchFrames()
+        _tell_rules(path, self._watcher.rules)
         node.create_service(SetBool, '~/watch/enable', self._on_enable)
 
     @property
@@ -99,14 +100,16 @@ class Watch:
             self._results.set_rules(rules)
             self._watcher.rules = rules
             self._file, self._file_error = file, ''
+        _tell_rules(path, rules)
         if was_on != self.is_on:
             self._begin()
 
     def check(self) -> None:
         """See whether the rules' file has changed, and whether images still come."""
         self._follow_file()
-        if self.frames.are_followed:
-            self._check_images(self.frames.received())
+        state = self._state_by(self.frames.received())
+        if self.frames.are_followed and state != self.state:
+            self._enter(state)
 
     def _follow_file(self) -> None:
         """Read the rules again if their file has changed; a wrong one changes nothing."""
@@ -181,12 +184,6 @@ class Watch:
         if is_told and evaluation.has_changed:
             log.info('watch %s: %s', evaluation.rule.name, evaluation.value)
         return True
-
-    def _check_images(self, received: float | None) -> None:
-        """See whether images still come; if not, what was seen is no state any more."""
-        state = self._state_by(received)
-        if state != self.state:
-            self._enter(state)
 
     def _begin(self) -> None:
         """Begin anew; an image of long ago is none."""
@@ -284,3 +281,10 @@ class Watch:
         if request.data and not self._file:
             response.message += ': there are no rules (watch_file)'
         return response
+
+
+def _tell_rules(path: Path | None, rules: Sequence[Rule]) -> None:
+    """Log what is watched for: the wrong file, or half a question, would show nowhere else."""
+    if path:
+        told = '; '.join(f'{rule.name}: {rule.question}' for rule in rules)
+        log.info('watching by %s: %s', path, told[:1000])

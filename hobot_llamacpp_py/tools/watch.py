@@ -54,7 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_model_options(parser)
     parser.add_argument(
-        '--rate', type=positive, help='look at so many frames a second of a video (all)'
+        '--rate',
+        type=positive,
+        help='look at so many frames a second of a video (all); pictures are so many (10)',
     )
     parser.add_argument(
         '--frame-reuse-threshold',
@@ -136,8 +138,10 @@ def _frames(sources: list[Path], rate: float | None, clock: _Clock) -> Iterator[
         frames, own_rate = frames_of(source, lambda line: print(line, file=sys.stderr))
         n, due = 0, 0.0
         for n, frame in enumerate(frames, 1):
+            is_picture = bool(frame.name)  # with no time of its own
+            own_rate = rate if rate and is_picture else own_rate
             seconds = (n - 1) / own_rate
-            if rate and seconds + 1e-9 < due:
+            if not is_picture and rate and seconds + 1e-9 < due:
                 continue
             due += 1 / rate if rate else 0.0
             clock.now = begun + seconds

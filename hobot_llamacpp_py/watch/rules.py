@@ -82,7 +82,8 @@ def load_rules(path: Path) -> tuple[Rule, ...]:
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise RuleError(f'{path} cannot be read: {_why(error)}') from None
     if not isinstance(content, dict) or set(content) != {'rules'}:
-        must = f'must hold `rules:` and nothing else, then a list of them{_signs(content)}'
+        signs = '' if isinstance(content, dict) else _signs(content)
+        must = f'must hold `rules:` and nothing else, then a list of them{signs}'
         raise RuleError(f'{path}: {must}')
     entries = content['rules']
     if not isinstance(entries, list) or not entries:
@@ -111,13 +112,17 @@ def _why(error: Exception) -> str:
         mark, told = error.problem_mark, error.context or ''
         place = f'in line {mark.line + 1}, column {mark.column + 1}'
         hint = 'a text that has `: ` in it, or begins with a sign, belongs in quotes'
+        if "'\\t'" in str(error.problem):
+            hint = 'indent with spaces, not with tabs'
+        elif 'block' in str(error.problem):
+            hint = f'what belongs together begins in the same column; {hint}'
         return f'{" ".join(f"{told} {error.problem}".split())} {place}; {hint}'
     return ' '.join(str(error).split())
 
 
 def _signs(value: object) -> str:
     """Return a hint where the signs of YAML are those of a Chinese keyboard."""
-    found = [sign for sign in '：，【】“”' if sign in str(value)]
+    found = [sign for sign in '：，、【】“”' if sign in str(value)]
     return f'; of YAML are the signs : , [ ] ", not {" ".join(found)}' if found else ''
 
 
@@ -143,6 +148,10 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML tells no types
     }
     _depth = _n_events = 0
 
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._text = text
+
     def get_event(self) -> yaml.Event:
         """Take the next part of the text, unless it is one too many."""
         event = super().get_event()
@@ -159,7 +168,23 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML tells no types
         """Take the whole text; maps made of it would hide a key that is there twice."""
         node = super().get_single_node()
         _check_keys(node)
+        self._check_ends(node)
         return node
+
+    def _check_ends(self, node: yaml.Node | None) -> None:
+        """Check that no text ends where a `#` in it seems to begin a comment."""
+        if isinstance(node, yaml.ScalarNode) and node.style is None:
+            rest = self._text[node.end_mark.index :]
+            if re.match(r'[ \t]+#[^\s#]', rest):
+                line, sign = node.end_mark.line + 1, rest.split(maxsplit=1)[0]
+                raise ValueError(
+                    f'a comment begins at {sign!r} in line {line}: put the text that has a # in it'
+                    ' in quotes, and a space behind the # of a comment'
+                )
+        elif isinstance(node, yaml.CollectionNode):
+            for item in node.value:
+                for each in item if isinstance(item, tuple) else (item,):
+                    self._check_ends(each)
 
 
 def _check_keys(node: yaml.Node | None) -> None:
@@ -301,7 +326,7 @@ def _choices(value: object) -> tuple[str, ...]:
 def _range(value: object) -> tuple[int, int]:
     numbers = value if isinstance(value, list) else []
     if len(numbers) != 2 or not all(type(number) is int for number in numbers):
-        raise RuleError('range must be two whole numbers, such as [0, 10]')
+        raise RuleError(f'range must be two whole numbers, such as [0, 10]{_signs(value)}')
     low, high = numbers
     if not low < high:
         raise RuleError(f'range [{low}, {high}] is empty: first the smaller number')

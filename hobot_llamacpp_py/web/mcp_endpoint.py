@@ -73,7 +73,11 @@ class McpEndpoint:
         """Return the tools; the first call takes a second or more, but no other request waits."""
         if self._loading is None:
             self._loading = asyncio.create_task(self._load())
-        return await asyncio.shield(self._loading)
+        try:
+            return await asyncio.shield(self._loading)
+        except Exception:  # the next request tries again
+            self._loading = None
+            raise
 
     async def _load(self) -> McpTools:
         tools = await run_in_threadpool(self._import)

@@ -122,7 +122,7 @@ class McpTools:
     async def _picture(self, arguments: dict[str, Any], context: Context) -> Content:
         newest = await run_in_threadpool(self._backend.newest)
         if newest is None:
-            raise HttpError(400, 'there is nothing to see: no camera, or no frame has come yet')
+            raise HttpError(400, 'there is nothing to see: no camera, or no (fresh) frame of it')
         return [await run_in_threadpool(_image, newest[1])]
 
     async def _ask(self, arguments: dict[str, Any], context: Context) -> Content:

@@ -111,6 +111,8 @@ class Server:
                 self._server.run(sockets=[self._socket])
         except Exception as error:
             log.error('the HTTP server has ended: %s: %s', type(error).__name__, error)
+        finally:
+            self._socket.close()  # else clients would wait for somebody to answer
 
 
 class _FullHouse(logging.Filter):

@@ -42,7 +42,7 @@ def test_camera(start: Start) -> None:
 
         async def too_early(client: Client) -> None:
             result = await client.call_tool('picture', {})
-            assert result.is_error and 'no frame has come yet' in result.content[0].text
+            assert result.is_error and 'no (fresh) frame of it' in result.content[0].text
             result = await client.call_tool('look', {'question': DESCRIBE})
             assert result.is_error and 'no image came within' in result.content[0].text
 

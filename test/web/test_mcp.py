@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -155,6 +157,26 @@ def test_what_is_wrong(
         assert words in content.text and '\n' not in content.text
 
     run(go)
+
+
+def test_a_bad_moment(mode: str) -> None:
+    """Where the tools could not be loaded for want of descriptors, the next request loads them."""
+    with Served('internvl', ['--picture', str(SAMPLE)]) as server:
+        limits = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
+        with httpx2.Client() as client:
+            assert client.get(f'{server.url}/health').status_code == 200  # stays connected
+            n = len(os.listdir(f'/proc/{server.process.pid}/fd'))
+            resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (n, limits[1]))
+            message = {'jsonrpc': '2.0', 'id': 1, 'method': 'tools/list'}
+            assert client.post(f'{server.url}/mcp', json=message).status_code == 500
+            resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, limits)
+
+        async def look() -> None:
+            async with Client(f'{server.url}/mcp', mode=mode) as client:
+                text, _ = (await client.call_tool('look', {'question': DESCRIBE})).content
+                assert text.text == IMAGE2
+
+        run(look)
 
 
 def test_no_camera(endless: str, mode: str) -> None:
