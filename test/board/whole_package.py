@@ -14,16 +14,18 @@ import hobot_llamacpp_py
 from hobot_llamacpp_py.config import DecoderConfig, SamplingConfig
 from hobot_llamacpp_py.engine import Engine, Turn
 
-OF_ROS = ('rclpy', '_msgs', '_srvs', '_interfaces')  # ends of its packages' names
+# Rooms that need ROS, or what their own requirements name.
+OPTIONAL = tuple(f'hobot_llamacpp_py.{room}' for room in ('launching', 'remote', 'tools', 'web'))
 print(f'{platform.machine()}, numpy {np.__version__}, OpenCV {cv2.__version__}')
 for module in pkgutil.walk_packages(hobot_llamacpp_py.__path__, 'hobot_llamacpp_py.'):
     if not module.name.startswith(('hobot_llamacpp_py.ros', 'hobot_llamacpp_py.__main__')):
         try:
             importlib.import_module(module.name)
         except ModuleNotFoundError as error:
-            if not str(error.name).endswith(OF_ROS):
+            is_ours = str(error.name).startswith('hobot_llamacpp_py')
+            if is_ours or not module.name.startswith(OPTIONAL):
                 raise
-print('everything imports but what needs ROS')
+print('everything imports but what needs ROS, or is no part of board.txt')
 
 for family, (encoder, decoder, kind) in MODELS.items():
     config, right = DecoderConfig(n_threads=1), 0
