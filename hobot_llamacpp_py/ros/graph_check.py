@@ -110,7 +110,9 @@ def _rate(
 
     # As bytes: what is in them does not matter here. As RELIABLE as the publisher, as the node's
     # own subscription is: of large images little arrives otherwise.
-    qos = QoSProfile(depth=1, reliability=info.qos_profile.reliability)
+    is_reliable = info.qos_profile.reliability == ReliabilityPolicy.RELIABLE
+    offered = ReliabilityPolicy.RELIABLE if is_reliable else ReliabilityPolicy.BEST_EFFORT
+    qos = QoSProfile(depth=1, reliability=offered)
     kind = _IMAGES[info.topic_type]
     subscription = node.create_subscription(kind, topic, on_image, qos, raw=True)
     _spin(executor, 1.0, lambda: count > 0)

@@ -219,8 +219,13 @@ def test_nohup(start: Start) -> None:
 
 
 @pytest.mark.parametrize('phase', [loading, encoding, prefilling, decoding, idle])
-def test_kill_9(start: Start, encoders: dict[str, Path], phase: Callable) -> None:
+def test_kill_9(
+    start: Start, encoders: dict[str, Path], phase: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whenever the node is killed, its encoder's process ends by itself, in a second or so."""
+    # Where who sends is killed with the lock of its shared memory, Fast DDS crashes who reads when
+    # that one ends: here the process of the tests.
+    monkeypatch.setenv('FASTDDS_BUILTIN_TRANSPORTS', 'UDPv4')
     for _ in range(TRIES):
         with phase(start, encoders['mmproj']) as robot:
             traces = Traces(robot.process.pid)

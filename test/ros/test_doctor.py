@@ -86,6 +86,23 @@ def test_topics_as_they_should_be() -> None:
     assert prompt[1] == '/prompt_text: std_msgs/msg/String, RELIABLE VOLATILE by /someone'
 
 
+def test_large_images() -> None:
+    """Images of a megabyte are received as the node receives them: RELIABLE, none is lost."""
+    command = [sys.executable, '-m', 'hobot_llamacpp_py.tools.camera', 'config/image2.jpg']
+    with own_domain() as domain:
+        environment = {**os.environ, 'ROS_DOMAIN_ID': str(domain), 'PYTHONUNBUFFERED': '1'}
+        with subprocess.Popen(
+            command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+        ) as camera:
+            try:
+                assert camera.stderr and 'frames a second on /image' in camera.stderr.readline()
+                image = topics(domain)[0]
+            finally:
+                camera.kill()
+    assert image[0] == 'ok' and '/image: sensor_msgs/msg/Image, RELIABLE' in image[1]
+    assert 7 < float(image[1].rpartition(', ')[2].split()[0]) < 13
+
+
 def test_topics_that_do_not_fit() -> None:
     """A prompt publisher that cannot be heard, and a topic that is no image, are failures."""
     best = ReliabilityPolicy.BEST_EFFORT
