@@ -155,13 +155,13 @@ def test_who_waits_is_woken_by_the_next_frame(make: Callable[..., Camera]) -> No
     publisher = camera.publisher()
     camera.wait_for(lambda: camera.asks_for() == {RELIABLE} and publisher.get_subscription_count())
     frames, delays = Frames(camera.images.take, lambda: 'the camera', Inbox(8)), []
-    for i in range(21):
+    for i in range(9):
         threading.Timer(0.03 + i / 1000, publisher.publish, [picture(str(i))]).start()
-        frame = frames.wait_for_newest(TIMEOUT, 0.02, CancelToken())
+        frame = frames.wait_for_newest(TIMEOUT, 0.5, CancelToken())
         delays.append(time.monotonic() - frame.received)
         assert frame.header().frame_id == str(i)
-        camera.wait_for(lambda frame=frame: not frame.is_fresh(0.02))
-    assert sorted(delays)[10] < 0.02  # of most: a busy machine may be late at times
+        camera.wait_for(lambda frame=frame: not frame.is_fresh(0.5))
+    assert sorted(delays)[4] < 0.02  # of most: a busy machine may be late at times
 
 
 def test_an_image_sent_before_is_received(make: Callable[..., Camera]) -> None:
