@@ -69,7 +69,7 @@ fuzz:
 test:
 	@scripts/bootstrap.sh bench chat models overlay plot test web web_test interfaces
 	@scripts/interfaces.sh
-	@$(VENV) -m pytest -n $$((2 * $$(nproc))) --maxprocesses 4 --dist loadfile --durations=20 $(ARGS)
+	@$(VENV) -m pytest -n $$(($$(nproc) + 1)) --maxprocesses 4 --dist loadfile --durations=20 $(ARGS)
 
 check: lint
 	@scripts/bootstrap.sh bench overlay test
