@@ -97,12 +97,11 @@ class CameraFrames:
         prepared, self._prepared = self._prepared, None  # one preparation, one question
         if prepared and prepared.is_fresh(max_age) and not self._frames.last_failed:
             return prepared
-        encoded = self._frames.take_encoded(max_age, cancel, newest=newest)
-        return encoded or self._newest(cancel)
+        return self.look(cancel, newest=newest)
 
-    def look(self, cancel: CancelToken) -> Sight | None:
+    def look(self, cancel: CancelToken, *, newest: bool = True) -> Sight | None:
         max_age = self._parameters().max_image_age
-        return self._frames.take_encoded(max_age, cancel, newest=True) or self._newest(cancel)
+        return self._frames.take_encoded(max_age, cancel, newest=newest) or self._newest(cancel)
 
     def forget_prepared(self) -> None:
         self._prepared = None

@@ -133,6 +133,7 @@ def _read_yaml(path: Path) -> object:
     return yaml.load(text, _Loader)
 
 
+_COMMENT = re.compile(r'[ \t]+(#[^\s#]\S*)')  # that may be meant as part of a text
 _KEPT = ('bool', 'null', 'merge', 'value')  # tags by which a bare word is more than a text
 
 
@@ -174,12 +175,11 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML tells no types
     def _check_ends(self, node: yaml.Node | None) -> None:
         """Check that no text ends where a `#` in it seems to begin a comment."""
         if isinstance(node, yaml.ScalarNode) and node.style is None:
-            rest = self._text[node.end_mark.index :]
-            if re.match(r'[ \t]+#[^\s#]', rest):
-                line, sign = node.end_mark.line + 1, rest.split(maxsplit=1)[0]
+            if found := _COMMENT.match(self._text, node.end_mark.index):
+                line = node.end_mark.line + 1
                 raise ValueError(
-                    f'a comment begins at {sign!r} in line {line}: put the text that has a # in it'
-                    ' in quotes, and a space behind the # of a comment'
+                    f'a comment begins at {found[1]!r} in line {line}: put the text that has a #'
+                    ' in it in quotes, and a space behind the # of a comment'
                 )
         elif isinstance(node, yaml.CollectionNode):
             for item in node.value:
